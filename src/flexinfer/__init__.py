@@ -1,0 +1,20 @@
+"""Run any GGUF language model inside a memory budget, with exactly llama.cpp's output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Llama", "__version__"]
+
+if TYPE_CHECKING:
+    from flexinfer.llama import Llama
+
+
+def __getattr__(name: str) -> Any:
+    # The native library is loaded with the class, not with the package.
+    if name == "Llama":
+        from flexinfer.llama import Llama
+
+        return Llama
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

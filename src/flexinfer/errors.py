@@ -1,0 +1,53 @@
+"""Every exception that flexinfer raises on purpose.
+
+FlexInferError
+├── SizeError (ValueError)            a byte size that cannot be read
+├── ModelFileError (ValueError)       not a GGUF, truncated, or contradicting itself
+│   └── ModelNotFoundError (FileNotFoundError)
+├── BudgetError (MemoryError)         the smallest possible plan does not fit
+├── ReadError (OSError)               the drive failed, was too slow, or the file changed
+├── UnsupportedError (RuntimeError)   platform, library version or argument we do not handle
+├── RequestError (ValueError)         a prompt or an option that cannot be served
+└── EngineError (RuntimeError)        a pass failed and the model says what is left of it
+
+Each also inherits the builtin that a caller would catch. Messages say what happened, where
+(path, tensor, offset, bytes) and what to do.
+"""
+
+from __future__ import annotations
+
+
+class FlexInferError(Exception):
+    """Base of all errors raised by flexinfer."""
+
+
+class SizeError(FlexInferError, ValueError):
+    """A byte size such as ``6GiB`` could not be read."""
+
+
+class ModelFileError(FlexInferError, ValueError):
+    """The file is no GGUF that can be run."""
+
+
+class ModelNotFoundError(ModelFileError, FileNotFoundError):
+    """There is no such file, or it may not be read."""
+
+
+class BudgetError(FlexInferError, MemoryError):
+    """The memory budget is too small; the message has the arithmetic."""
+
+
+class ReadError(FlexInferError, OSError):
+    """Bytes of a model file could not be read."""
+
+
+class UnsupportedError(FlexInferError, RuntimeError):
+    """This platform, library version or argument is not supported."""
+
+
+class RequestError(FlexInferError, ValueError):
+    """A prompt or an option cannot be served by this model."""
+
+
+class EngineError(FlexInferError, RuntimeError):
+    """A pass over the model failed."""

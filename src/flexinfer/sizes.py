@@ -1,0 +1,47 @@
+"""Byte sizes as people write them: ``6GiB``, ``6GB``, ``6144M``, ``1.5g``, ``4096``."""
+
+from __future__ import annotations
+
+import re
+
+from flexinfer.errors import SizeError
+
+_FORM = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?b?)\s*", re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes in `text`; ``GiB`` and plain ``G`` count in 1024s, ``GB`` in 1000s.
+
+    Raises:
+        SizeError: the text is no size, or it is not positive.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        size = text
+    else:
+        match = _FORM.fullmatch(str(text))
+        if match is None:
+            raise SizeError(f"{text!r} is not a size; write it as 6GiB, 6GB or 6144M")
+        number, unit, suffix = match.groups()
+        base = 1000 if suffix.lower() == "b" and unit else 1024
+        size = int(float(number) * base ** _POWER[unit.lower()])
+    if size <= 0:
+        raise SizeError(f"{text!r} is not a size above zero")
+    return size
+
+
+def format_size(nbytes: float) -> str:
+    """`nbytes` in the largest binary unit that keeps it at 1 or above."""
+    sign = "-" if nbytes < 0 else ""
+    size = abs(float(nbytes))
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            break
+        size /= 1024
+    else:
+        unit = "GiB"
+    return f"{sign}{size:.0f} {unit}" if unit == "B" else f"{sign}{_digits(size)} {unit}"
+
+
+def _digits(size: float) -> str:
+    return f"{size:.2f}" if size < 10 else f"{size:.1f}" if size < 100 else f"{size:.0f}"
