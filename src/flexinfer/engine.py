@@ -1,0 +1,204 @@
+"""One pass over a model: for each step wait, place, compute, release.
+
+The engine joins the two columns: `graph` says what the nodes need, `stream` and `locked` say
+where it is. It belongs to one model; passes over it are serialised by its lock because
+``tensor->data`` is one field per model, however many contexts there are.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from flexinfer import _ggml
+from flexinfer._ggml import CGraph
+from flexinfer.device import InnerBackend
+from flexinfer.errors import EngineError
+from flexinfer.graph import Program, Step
+from flexinfer.layout import Layout
+from flexinfer.residency import Residency
+
+# A busy Python thread would otherwise keep the interpreter for 5 ms after each segment.
+_SWITCH_SECONDS = 1e-4
+_PROGRAMS_KEPT = 16
+
+
+class Interrupted(Exception):
+    """The pass was stopped from outside; never leaves the engine."""
+
+
+@dataclass(frozen=True)
+class PassStats:
+    """Sums over passes: seconds, bytes, counts."""
+
+    passes: int = 0
+    segments: int = 0
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    read_bytes: int = 0
+
+    def __sub__(self, other: PassStats) -> PassStats:
+        return PassStats(
+            self.passes - other.passes,
+            self.segments - other.segments,
+            self.compute_s - other.compute_s,
+            self.wait_s - other.wait_s,
+            self.read_bytes - other.read_bytes,
+        )
+
+
+class Engine:
+    """Computes the graphs of one model.
+
+    Args:
+        residency: which bytes of the model are in memory.
+    """
+
+    def __init__(self, residency: Residency) -> None:
+        self.residency = residency
+        self.interrupted = threading.Event()
+        self._lock = threading.RLock()
+        self._stats = PassStats()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Engine {self._stats.passes} passes, {self.residency!r}>"
+
+    @property
+    def stats(self) -> PassStats:
+        """Totals since the model was opened."""
+        return self._stats
+
+    def exclusively(self) -> threading.RLock:
+        """Held, no pass runs: the residency may be changed."""
+        return self._lock
+
+    def compute(self, backend: InnerBackend, graph_address: int) -> int:
+        """Compute one graph; returns a ggml status.
+
+        Raises:
+            ReadError: weights could not be read; nothing is under way any more.
+            EngineError: the model is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineError("the model is closed")
+            interval = sys.getswitchinterval()
+            sys.setswitchinterval(_SWITCH_SECONDS)
+            try:
+                return self._pass(backend, graph_address)
+            except Interrupted:
+                self.residency.stop()
+                return _ggml.STATUS_ABORTED
+            except BaseException:
+                self.residency.stop()
+                raise
+            finally:
+                sys.setswitchinterval(interval)
+
+    def check(self) -> None:
+        """Stop the pass if that was asked for.
+
+        Raises:
+            Interrupted: it was.
+        """
+        if self.interrupted.is_set():
+            raise Interrupted
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self.residency.close()
+
+    def _program(self, backend: InnerBackend, graph_address: int) -> Program:
+        uid = CGraph.from_address(graph_address).uid
+        version = self.residency.version
+        program: Program | None = backend.programs.get(uid) if uid else None
+        if program is None or program.version != version:
+            program = Program(graph_address, self.residency.layouts, version)
+            if uid:
+                backend.programs.pop(uid, None)
+                while len(backend.programs) >= _PROGRAMS_KEPT:
+                    backend.programs.pop(next(iter(backend.programs)))
+                backend.programs[uid] = program
+        return program
+
+    def _pass(self, backend: InnerBackend, graph_address: int) -> int:
+        began = time.perf_counter()
+        program = self._program(backend, graph_address)
+        waited, read = self.residency.waited_s, self.residency.read_bytes
+        self.check()
+        self.residency.begin(program.sequence)
+        if program.untouched and not program.sequence:
+            status, segments = backend.compute(CGraph.from_address(graph_address)), 1
+        else:
+            status, segments = self._steps(backend, program, graph_address)
+        self.residency.end()
+        waited = self.residency.waited_s - waited
+        self._stats = PassStats(
+            self._stats.passes + 1,
+            self._stats.segments + segments,
+            self._stats.compute_s + time.perf_counter() - began - waited,
+            self._stats.wait_s + waited,
+            self._stats.read_bytes + self.residency.read_bytes - read,
+        )
+        return status
+
+    def _steps(
+        self, backend: InnerBackend, program: Program, graph_address: int
+    ) -> tuple[int, int]:
+        program.begin(graph_address)
+        steps = program.steps
+        segments = position = 0
+        while position < len(steps):
+            self.check()
+            first = position
+            self._place(steps[position])
+            position += 1
+            position = self._merge(steps, first, position)
+            segment = program.segment(steps[first].start, steps[position - 1].stop)
+            status = backend.compute(segment)
+            segments += 1
+            if status != _ggml.STATUS_SUCCESS:
+                self.residency.stop()
+                return status, segments
+            self._release(steps, first, position)
+        return status, segments
+
+    def _place(self, step: Step) -> None:
+        for load in step.loads:
+            load.place(self.residency.acquire(load.index))
+        for lookup in step.lookups:
+            lookup.load.place(self.residency.fetch_rows(lookup.table, lookup.rows()))
+
+    def _merge(self, steps: list[Step], first: int, position: int) -> int:
+        """Take in following steps whose weights are there: fewer, longer segments.
+
+        The bytes in one segment are bounded, since their room is given back only after it.
+        """
+        room = self.residency.merge_bytes - steps[first].stream_bytes
+        placed = {load.part.name for load in steps[first].loads}
+        while position < len(steps):
+            step = steps[position]
+            room -= step.stream_bytes
+            names = {load.part.name for load in step.loads}
+            if room < 0 or step.lookups or names & placed:
+                break
+            if not all(self.residency.ready(load.index) for load in step.loads):
+                break
+            self._place(step)
+            placed |= names
+            position += 1
+        return position
+
+    def _release(self, steps: list[Step], first: int, position: int) -> None:
+        for step in steps[first:position]:
+            for load in step.loads:
+                if not load.part.locked:
+                    load.clear()
+            for lookup in step.lookups:
+                lookup.load.clear()
+        self.residency.release(steps[position - 1].releases)

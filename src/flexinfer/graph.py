@@ -1,0 +1,316 @@
+"""From a ggml graph to the steps of one pass: which nodes, which weights, in which order.
+
+A `Program` belongs to one graph (its ``uid``) and one layout of the weights. It never changes the
+graph: nodes that are computed in row slices, and the weights they point at, are private copies.
+Only the ``data`` field of weights and of views of weights is written, by `Load.place`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from flexinfer import _ggml
+from flexinfer._ggml import CGraph, Tensor
+from flexinfer.errors import EngineError
+from flexinfer.layout import Layout, Part, RowTable
+from flexinfer.plan import Use
+
+# type, ne, nb, op, src, view_src, view_offs, data; buffer, op_params and flags are skipped
+_NODE = struct.Struct("<i12x4q4Qi68x10QQQQ")
+_DATA = Tensor.data.offset
+_MAX_OPERATIONS = 256
+
+
+@lru_cache(maxsize=None)
+def operation(name: str) -> int:
+    """Number of the operation `name` in the loaded library."""
+    native = _ggml.library()
+    wanted = name.encode()
+    return next(i for i in range(_MAX_OPERATIONS) if native.ggml_op_name(i) == wanted)
+
+
+@lru_cache(maxsize=1)
+def _without_work() -> frozenset[int]:
+    return frozenset(map(operation, ("NONE", "RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE")))
+
+
+@dataclass(frozen=True)
+class Node:
+    """The fields of one graph node that decide what it reads."""
+
+    address: int
+    type: int
+    ne: tuple[int, ...]
+    op: int
+    sources: tuple[int, ...]
+
+    @property
+    def computes(self) -> bool:
+        """False for views and for nodes over no rows: those read no weight."""
+        return self.op not in _without_work() and 0 not in self.ne
+
+
+def node_addresses(graph: CGraph) -> list[int]:
+    return list((ctypes.c_uint64 * graph.n_nodes).from_address(graph.nodes))
+
+
+def read_node(address: int) -> Node:
+    fields = _NODE.unpack_from((ctypes.c_char * _NODE.size).from_address(address))
+    return Node(address, fields[0], fields[1:5], fields[9], fields[10:20])
+
+
+def read_nodes(graph_address: int) -> list[Node]:
+    """All nodes of the graph, in the order in which they are computed."""
+    return [read_node(a) for a in node_addresses(CGraph.from_address(graph_address))]
+
+
+def root_of(source: int, weights: Mapping[int, object]) -> int:
+    """The weight that `source` is, or is a view of; 0 when it is neither."""
+    while source not in weights:
+        source = Tensor.from_address(source).view_src or 0
+        if not source:
+            return 0
+    return source
+
+
+def weight_uses(nodes: Sequence[Node], weights: Mapping[int, object]) -> dict[int, Use]:
+    """How the graph reads each weight, in the order of first use.
+
+    A weight that only `MUL_MAT` reads as its whole first source may be cut in rows; one that only
+    `GET_ROWS` reads needs a few rows; every other use needs all of it.
+    """
+    uses: dict[int, set[Use]] = {}
+    for node in nodes:
+        if not node.computes:
+            continue
+        for position, source in enumerate(node.sources):
+            if source and (root := root_of(source, weights)):
+                uses.setdefault(root, set()).add(_use(node, position, source == root))
+    return {root: _combined(found) for root, found in uses.items()}
+
+
+def _use(node: Node, position: int, direct: bool) -> Use:
+    if position == 0 and direct:
+        two_dimensional = Tensor.from_address(node.sources[0]).ne[2] == 1
+        if node.op == operation("MUL_MAT") and two_dimensional:
+            return Use.MATMUL
+        if node.op == operation("GET_ROWS") and two_dimensional:
+            return Use.ROWS
+        if node.op == operation("MUL_MAT_ID"):
+            return Use.EXPERTS
+    return Use.WHOLE
+
+
+def _combined(found: set[Use]) -> Use:
+    if found == {Use.MATMUL, Use.ROWS}:
+        return Use.MATMUL
+    return next(iter(found)) if len(found) == 1 else Use.WHOLE
+
+
+class Load:
+    """One part of a weight that a step needs, and the ``data`` fields that must point at it."""
+
+    __slots__ = ("absent", "cells", "index", "part")
+
+    def __init__(self, part: Part, index: int, absent: int) -> None:
+        self.part = part
+        self.index = index
+        self.absent = absent
+        self.cells: list[tuple[ctypes.c_uint64, int]] = []
+
+    def __repr__(self) -> str:
+        return f"<Load {self.index} {self.part!r} {len(self.cells)} pointers>"
+
+    def point(self, tensor: int, delta: int) -> None:
+        self.cells.append((ctypes.c_uint64.from_address(tensor + _DATA), delta))
+
+    def place(self, address: int) -> None:
+        for cell, delta in self.cells:
+            cell.value = address + delta
+
+    def clear(self) -> None:
+        """Point where nothing can be read: a mistake must fault, not compute with old bytes."""
+        self.place(self.absent)
+
+
+@dataclass(frozen=True)
+class RowLookup:
+    """A `GET_ROWS` whose table is read row by row: the ids exist once the node comes up."""
+
+    table: RowTable
+    ids: int
+    load: Load
+
+    def rows(self) -> list[int]:
+        """The distinct row numbers that the node will read, in file order."""
+        node = read_node(self.ids)
+        tensor = Tensor.from_address(self.ids)
+        found: set[int] = set()
+        for base in _vectors(tensor, node.ne):
+            found.update((ctypes.c_int32 * node.ne[0]).from_address(base))
+        return sorted(found)
+
+
+def _vectors(tensor: Tensor, ne: Sequence[int]) -> Iterator[int]:
+    """Addresses of the innermost vectors of a tensor of 32-bit numbers."""
+    if tensor.nb[0] != 4 and ne[0] > 1:
+        raise EngineError("a GET_ROWS node has ids that are not contiguous")
+    for i3 in range(ne[3]):
+        for i2 in range(ne[2]):
+            for i1 in range(ne[1]):
+                yield tensor.data + i1 * tensor.nb[1] + i2 * tensor.nb[2] + i3 * tensor.nb[3]
+
+
+class Step:
+    """Nodes ``start`` to ``stop`` of a program, to be computed once `loads` are in memory.
+
+    `releases` are indices of loads that no later step uses.
+    """
+
+    __slots__ = ("loads", "lookups", "releases", "start", "stop", "stream_bytes")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.stop = start
+        self.loads: list[Load] = []
+        self.lookups: list[RowLookup] = []
+        self.releases = 0
+        self.stream_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Step {self.start}:{self.stop} {self.loads} {self.lookups}>"
+
+
+class Program:
+    """The steps of one graph under one layout; `segment` gives what ggml computes.
+
+    Attributes:
+        steps: in order; together they cover every node.
+        sequence: the part of each load, in the order of use.
+        version: of the layouts it was built for.
+    """
+
+    def __init__(self, graph_address: int, layouts: Mapping[int, Layout], version: int) -> None:
+        self.version = version
+        self.steps: list[Step] = [Step(0)]
+        self.sequence: list[Part] = []
+        self._layouts = layouts
+        self._nodes: list[int] = []
+        self._private: list[Tensor] = []
+        for address in node_addresses(CGraph.from_address(graph_address)):
+            self._add(read_node(address))
+        self._close()
+        self._array = (ctypes.c_uint64 * max(len(self._nodes), 1))(*self._nodes)
+        self._segment = CGraph()
+
+    def __repr__(self) -> str:
+        return f"<Program {len(self._nodes)} nodes, {len(self.steps)} steps>"
+
+    @property
+    def untouched(self) -> bool:
+        """True when the graph can be computed as it is."""
+        return not self._private and len(self.steps) == 1 and not self.steps[0].lookups
+
+    def begin(self, graph_address: int) -> None:
+        """Take over the graph's tables for this pass."""
+        ctypes.memmove(ctypes.addressof(self._segment), graph_address, ctypes.sizeof(CGraph))
+
+    def segment(self, start: int, stop: int) -> CGraph:
+        """A graph of the nodes `start` to `stop`; valid until the next call."""
+        self._segment.nodes = ctypes.addressof(self._array) + 8 * start
+        self._segment.n_nodes = stop - start
+        return self._segment
+
+    # -- building -----------------------------------------------------------------------------
+
+    def _add(self, node: Node) -> None:
+        if node.computes:
+            for position, source in enumerate(node.sources):
+                if source and (root := root_of(source, self._layouts)):
+                    layout = self._layouts[root]
+                    if position == 0 and layout.table and node.op == operation("GET_ROWS"):
+                        self._look_up(node, root, layout.table)
+                    elif len(layout.parts) == 1:
+                        self._need(layout.parts[0], layout.absent, source, root)
+                    else:
+                        self._slice(node, position, layout)
+                        return
+        self._nodes.append(node.address)
+
+    def _open(self) -> Step:
+        """The step that the next node belongs to, new if the last one has nodes already."""
+        step = self.steps[-1]
+        if len(self._nodes) > step.start:
+            self._close()
+            step = Step(len(self._nodes))
+            self.steps.append(step)
+        return step
+
+    def _close(self) -> None:
+        self.steps[-1].stop = len(self._nodes)
+        self.steps[-1].releases = len(self.sequence)
+
+    def _look_up(self, node: Node, root: int, table: RowTable) -> None:
+        step = self._open()
+        absent = self._layouts[root].absent
+        step.lookups.append(RowLookup(table, node.sources[1], Load(table.part, -1, absent)))
+        step.lookups[-1].load.point(root, 0)
+
+    def _need(self, part: Part, absent: int, source: int, root: int) -> None:
+        delta = _view_offset(source, root)
+        if part.address:
+            load = Load(part, -1, absent)
+        else:
+            load = self._load(part, absent)
+            if root != source:
+                load.point(root, 0)
+        load.point(source, delta)
+        if part.address:
+            load.place(part.address)
+
+    def _load(self, part: Part, absent: int) -> Load:
+        step = self.steps[-1]
+        if len(self._nodes) == step.start:
+            for load in step.loads:
+                if load.part is part:
+                    return load
+        step = self._open()
+        load = Load(part, len(self.sequence), absent)
+        step.loads.append(load)
+        self.sequence.append(part)
+        if not part.locked:
+            step.stream_bytes += part.nbytes
+        return load
+
+    def _slice(self, node: Node, position: int, layout: Layout) -> None:
+        if node.op != operation("MUL_MAT") or position != 0:
+            raise EngineError(
+                f"{layout.name} is cut in rows but {_ggml.library().ggml_op_name(node.op).decode()}"
+                " needs it whole"
+            )
+        for part in layout.parts:
+            weight = _copy(node.sources[0])
+            product = _copy(node.address)
+            weight.ne[1] = product.ne[0] = part.rows
+            product.src[0] = ctypes.addressof(weight)
+            product.data += part.first_row * product.nb[0]
+            self._private += (weight, product)
+            self._need(part, layout.absent, ctypes.addressof(weight), ctypes.addressof(weight))
+            self._nodes.append(ctypes.addressof(product))
+
+
+def _copy(address: int) -> Tensor:
+    return Tensor.from_buffer_copy(ctypes.string_at(address, ctypes.sizeof(Tensor)))
+
+
+def _view_offset(source: int, root: int) -> int:
+    """Bytes from the weight to the view `source` of it (0 for the weight itself)."""
+    if source == root:
+        return 0
+    # ggml flattens chains: view_src is the root and view_offs counts from it.
+    tensor = Tensor.from_address(source)
+    return int(tensor.view_offs) + _view_offset(tensor.view_src, root)

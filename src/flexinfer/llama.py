@@ -1,0 +1,212 @@
+"""`flexinfer.Llama`: llama-cpp-python's class on a memory budget."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import llama_cpp
+
+from flexinfer.budget import Ledger
+from flexinfer.device import device
+from flexinfer.engine import Engine, PassStats
+from flexinfer.errors import EngineError, RequestError, UnsupportedError
+from flexinfer.gguf import Catalogue, read_catalogue
+from flexinfer.machine import Machine
+from flexinfer.opening import Opening, Options
+from flexinfer.plan import Plan, Rates, Weight
+from flexinfer.reader import Reader, open_reader
+from flexinfer.sizes import parse_size
+from flexinfer.strategies import STRATEGIES
+
+# Arguments of the parent that place weights: here the plan does, so only these values are taken.
+_PLACEMENT: dict[str, tuple[Any, ...]] = {
+    "n_gpu_layers": (0, -1),
+    "split_mode": (llama_cpp.LLAMA_SPLIT_MODE_LAYER,),
+    "main_gpu": (0,),
+    "tensor_split": (None,),
+    "use_mlock": (False,),
+}
+
+
+class Llama(llama_cpp.Llama):
+    """A `llama_cpp.Llama` whose weights stream from the drive inside a memory budget.
+
+    Args:
+        model_path: a GGUF file; the first one, when it is split.
+        memory: bytes the whole process may use, as ``"6GiB"`` or an int; by default what is
+            available less a margin.
+        weight_memory: a cap on locked weights and window alone; the process is then not limited.
+        strategy: which weights stay; see `flexinfer.strategies`.
+        window: bytes of the window that streamed weights pass through; planned by default.
+        **options: whatever `llama_cpp.Llama` takes, except what places weights.
+
+    Raises:
+        ModelFileError: the file is no GGUF that can be run.
+        BudgetError: the budget is too small, with the arithmetic.
+        UnsupportedError: an argument that places weights was given.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        memory: str | int | None = None,
+        weight_memory: str | int | None = None,
+        strategy: str = "flex",
+        window: str | int | None = None,
+        **options: Any,
+    ) -> None:
+        self._engine: Engine | None = None
+        self._stack = contextlib.ExitStack()
+        _refuse_placement(options)
+        if strategy not in STRATEGIES:
+            known = ", ".join(STRATEGIES)
+            raise RequestError(f"there is no strategy {strategy!r}; take one of {known}")
+        self.catalogue: Catalogue = read_catalogue(model_path)
+        machine = Machine.detect()
+        _fill_defaults(options, machine, self.catalogue)
+        budget = machine.default_budget if memory is None else parse_size(memory)
+        ledger = _process_ledger(None if weight_memory is not None else budget)
+        opening = Opening(
+            self.catalogue,
+            Options(
+                budget=budget,
+                strategy=strategy,
+                weight_memory=None if weight_memory is None else parse_size(weight_memory),
+                window=None if window is None else parse_size(window),
+            ),
+            machine,
+            ledger,
+            self._open_reader,
+            self._measure_rates,
+        )
+        try:
+            with opening.around():
+                super().__init__(os.fspath(model_path), **options)
+            self._finish(opening)
+        except BaseException:
+            self._engine = opening.engine
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        mode = self.plan.mode if self._engine is not None else "closed"
+        return f"<flexinfer.Llama {os.path.basename(self.model_path)}: {mode}>"
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def stats(self) -> PassStats:
+        """Totals over all passes since the model was opened: seconds, bytes, counts."""
+        return self._running().stats
+
+    def close(self) -> None:
+        """Free context, model, weights, threads and files; may be called again."""
+        super().close()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            device().disown(engine)
+            engine.close()
+
+    # -- opening ------------------------------------------------------------------------------
+
+    def _open_reader(self, resident: bool) -> Reader:
+        return open_reader(self.catalogue.paths)
+
+    def _measure_rates(self, weights: Sequence[Weight]) -> Rates:
+        total = sum(weight.nbytes for weight in weights)
+        return Rates(2e9, total / 10e9, "given")
+
+    def _finish(self, opening: Opening) -> None:
+        if opening.engine is None or opening.plan is None:
+            raise EngineError(f"{self.model_path} has no weights to run")
+        self._engine = opening.engine
+        self.plan: Plan = opening.plan
+        guard = _Guard(opening.engine)
+        self._ctx.decode = guard.wrap(self._ctx.decode)
+        self._ctx.encode = guard.wrap(self._ctx.encode)
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise EngineError("the model is closed; open it again")
+        return self._engine
+
+
+def _refuse_placement(options: dict[str, Any]) -> None:
+    for name, allowed in _PLACEMENT.items():
+        if name in options and options[name] not in allowed:
+            raise UnsupportedError(
+                f"{name}={options[name]!r} places weights, which the memory budget does here; "
+                "leave it out"
+            )
+
+
+def _fill_defaults(options: dict[str, Any], machine: Machine, catalogue: Catalogue) -> None:
+    options["n_threads"] = options.get("n_threads") or machine.cores
+    options["n_threads_batch"] = options.get("n_threads_batch") or machine.cores
+    if options.get("n_ctx") == 0:
+        options["n_ctx"] = catalogue.parameter("context_length", 0)
+
+
+def _process_ledger(limit: int | None) -> Ledger:
+    return Ledger(limit)
+
+
+class _Guard:
+    """Around each decode: Ctrl-C becomes a flag, and what a callback kept is raised."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def wrap(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
+        def guarded(batch: Any) -> None:
+            device().take_failure()
+            with self._interruptible():
+                try:
+                    call(batch)
+                except RuntimeError as error:
+                    failure = device().take_failure()
+                    if failure is not None:
+                        raise failure from error
+                    raise
+
+        return guarded
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """A handler that raises inside a ggml callback would be lost; set a flag instead."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        pressed: list[Any] = []
+
+        def press(number: int, frame: Any) -> None:
+            pressed.append((number, frame))
+            self._engine.interrupted.set()
+
+        previous = signal.getsignal(signal.SIGINT)
+        if not callable(previous):
+            yield
+            return
+        signal.signal(signal.SIGINT, press)
+        failure: BaseException | None = None
+        try:
+            yield
+        except RuntimeError as error:
+            failure = error
+        finally:
+            signal.signal(signal.SIGINT, previous)
+            self._engine.interrupted.clear()
+        if pressed:
+            previous(*pressed[0])
+        if failure is not None:
+            raise failure

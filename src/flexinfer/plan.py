@@ -1,0 +1,219 @@
+"""The plan: which weights stay in memory, how large the window is, and why.
+
+Everything here is frozen data with JSON both ways. `planner` and `strategies` make plans; the
+engine carries them out; the command line shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from flexinfer.sizes import format_size
+
+# A direct read takes the aligned range around a part: up to one block more at both ends.
+SPAN_SLACK = 8192
+
+
+class Use(str, Enum):
+    """How a graph reads a weight."""
+
+    MATMUL = "matmul"  # may be cut in row slices
+    WHOLE = "whole"  # needed whole
+    ROWS = "rows"  # a few rows a pass, read on demand
+    EXPERTS = "experts"  # a matrix for each expert
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight, in the order in which the graph first uses it.
+
+    Attributes:
+        row_step: a cut is a multiple of this many rows; 0: never cut.
+        layer: number of its block, if it has one; like `role` ("attn_q"), read only by the
+            paper's strategies and by pictures.
+        compute_s: seconds of one token's work with it, in memory; only ratios matter.
+    """
+
+    name: str
+    nbytes: int
+    rows: int
+    use: Use
+    row_step: int = 0
+    layer: int | None = None
+    role: str | None = None
+    compute_s: float = 0.0
+
+    @property
+    def row_bytes(self) -> int:
+        return self.nbytes // self.rows
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Bytes that the process needs besides weights."""
+
+    overhead: int
+    kv: int
+    compute: int
+
+    @property
+    def total(self) -> int:
+        return self.overhead + self.kv + self.compute
+
+
+@dataclass(frozen=True)
+class Rates:
+    """`drive` in bytes/s, `compute_s` in seconds a token with all weights in memory.
+
+    `source` says where they come from: "probe", "passes" or "given".
+    """
+
+    drive: float
+    compute_s: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        budget: bytes of the whole process.
+        weight_memory: a cap in bytes on locked weights and window alone; `budget` is then not
+            enforced.
+        window: bytes of the window, when it was set by hand.
+        min_ctx: the context may shrink to this when nothing else helps.
+    """
+
+    budget: int
+    ctx: int
+    ubatch: int
+    strategy: str = "flex"
+    weight_memory: int | None = None
+    window: int | None = None
+    min_ctx: int = 512
+
+
+# Costs of a context of (ctx, ubatch).
+CostsOf = Callable[[int, int], Costs]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A decided plan; see `mode` for one sentence about it.
+
+    Attributes:
+        ctx, ubatch: what came out, at most what was asked.
+        window: bytes of the ring that streamed weights pass through; 0 when nothing streams.
+        slice_bytes: streamed weights above this are cut in row slices.
+        locked_rows: for each weight, how many leading rows stay in memory.
+        lookahead: False: a weight is read only when it is needed.
+        reasons: one sentence for each decision.
+    """
+
+    request: Request
+    ctx: int
+    ubatch: int
+    costs: Costs
+    weights: tuple[Weight, ...]
+    locked_rows: tuple[int, ...]
+    window: int
+    slice_bytes: int
+    rates: Rates
+    lookahead: bool = True
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(weight.nbytes for weight in self.weights)
+
+    @property
+    def locked_bytes(self) -> int:
+        """Bytes of weights that stay."""
+        return sum(
+            weight.row_bytes * rows
+            for weight, rows in zip(self.weights, self.locked_rows, strict=True)
+        )
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Bytes that each pass reads (rows on demand not counted)."""
+        return sum(
+            weight.row_bytes * (weight.rows - rows)
+            for weight, rows in zip(self.weights, self.locked_rows, strict=True)
+            if weight.use is not Use.ROWS
+        )
+
+    @property
+    def resident(self) -> bool:
+        """Nothing is read once the first pass is over."""
+        return self.locked_bytes == self.weight_bytes
+
+    @property
+    def total(self) -> int:
+        """Bytes the process will use."""
+        return self.costs.total + self.locked_bytes + self.window
+
+    @property
+    def bound_tok_s(self) -> float:
+        """``1 / max(C, S / B)``: no schedule of this plan can be faster for one sequence."""
+        slowest = max(self.rates.compute_s, self.streamed_bytes / self.rates.drive)
+        return 1.0 / slowest if slowest > 0 else float("inf")
+
+    @property
+    def mode(self) -> str:
+        """What will happen, in one line."""
+        locked = f"{format_size(self.locked_bytes)} of {format_size(self.weight_bytes)}"
+        if self.resident:
+            return f"all {format_size(self.weight_bytes)} of weights in memory, nothing streams"
+        return (
+            f"{locked} locked, {format_size(self.streamed_bytes)} streamed per token, "
+            f"about {self.bound_tok_s:.2g} tokens/s"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A document that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Plan:
+        """The plan in a document of `to_json`, also after a trip through JSON text."""
+        fields = dict(document)
+        fields["request"] = Request(**fields["request"])
+        fields["costs"] = Costs(**fields["costs"])
+        fields["rates"] = Rates(**fields["rates"])
+        fields["weights"] = tuple(
+            Weight(**{**weight, "use": Use(weight["use"])}) for weight in fields["weights"]
+        )
+        fields["locked_rows"] = tuple(fields["locked_rows"])
+        fields["reasons"] = tuple(fields["reasons"])
+        return cls(**fields)
+
+
+def row_slices(weight: Weight, first_row: int, slice_bytes: int) -> list[tuple[int, int]]:
+    """Row ranges (first, count) that cover the rows from `first_row`, as equal as the step allows.
+
+    Each is at most `slice_bytes` where the step allows it, and none is shorter than one step but
+    a whole remainder: a short last range would make ggml choose other kernels.
+    """
+    rows = weight.rows - first_row
+    if rows <= 0:
+        return []
+    step = weight.row_step
+    if not step or rows * weight.row_bytes <= slice_bytes:
+        return [(first_row, rows)]
+    steps = rows // step
+    largest = max(slice_bytes // (step * weight.row_bytes), 1)
+    count = min(-(-steps // largest), steps) or 1
+    ranges = []
+    at = first_row
+    for number in range(count):
+        length = (steps * (number + 1) // count - steps * number // count) * step
+        if number == count - 1:
+            length = weight.rows - at
+        ranges.append((at, length))
+        at += length
+    return ranges
