@@ -1,0 +1,5 @@
+"""`python -m flexinfer` is the command `flexinfer`."""
+
+from flexinfer.cli import main
+
+main()
