@@ -1,0 +1,217 @@
+"""Writing a synthetic model: header through the `gguf` package, weights as a stream."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from flexinfer.errors import RequestError
+from flexinfer.gguf_types import QUANT_TYPES
+from flexinfer.sizes import format_size
+from flexinfer.synth.blocks import QUANTS, fill
+from flexinfer.synth.shapes import PRESETS, Shape, Weight, weights
+from flexinfer.synth.vocabulary import BOS, CHAT_TEMPLATE, EOS, vocabulary
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+_ALIGNMENT = 32
+_CHUNK = 4 << 20
+# general.file_type, from `enum llama_ftype`.
+_FILE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 7, "q4_K": 14, "q6_K": 18, "bf16": 32}
+
+Progress = Callable[[int, int], None]
+
+
+def write_model(
+    preset: str | Shape,
+    out: str | os.PathLike[str],
+    quant: str = "q4_0",
+    *,
+    seed: int = 0,
+    split: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Path, ...]:
+    """Write a random model and return its paths: `out`, or with `split` so many shards.
+
+    The same arguments give the same bytes. `progress` is called with the bytes of weights written
+    and their total. Files appear under their names once they are complete.
+
+    Raises:
+        RequestError: an unknown preset or quantisation, more shards than tensors, or no room.
+        OSError: a file cannot be written.
+    """
+    shape = _shape(preset)
+    if quant not in QUANTS:
+        raise RequestError(f"unknown quantisation {quant!r}; there are {', '.join(QUANTS)}")
+    kind = next(t for t in QUANT_TYPES.values() if t.name == quant)
+    found = weights(shape, kind, blank=EOS)
+    groups = _divide(found, split or 1)
+    paths = _names(Path(out), split)
+    total = sum(weight.nbytes for weight in found)
+    _require_room(paths[0].parent, total)
+    name = preset if isinstance(preset, str) else "synthetic"
+    report = _Report(progress, total)
+    seeds = iter(np.random.SeedSequence(seed).spawn(len(found)))
+    for number, (path, group) in enumerate(zip(paths, groups, strict=True)):
+        writer = _header(shape, name, quant) if number == 0 else _bare(shape)
+        if split:
+            writer.add_uint16("split.no", number)
+            writer.add_uint16("split.count", split)
+            writer.add_int32("split.tensors.count", len(found))
+        with _complete_file(path) as partial:
+            _write_file(writer, partial, group, seeds, report)
+    return paths
+
+
+class _Report:
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def add(self, nbytes: int) -> None:
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _shape(preset: str | Shape) -> Shape:
+    if isinstance(preset, Shape):
+        return preset
+    if preset not in PRESETS:
+        raise RequestError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[preset]
+
+
+def _divide(found: Sequence[Weight], shards: int) -> list[Sequence[Weight]]:
+    if not 1 <= shards <= len(found):
+        raise RequestError(f"{len(found)} tensors cannot be split into {shards} shards")
+    bounds = [len(found) * i // shards for i in range(shards + 1)]
+    return [found[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _names(out: Path, split: int | None) -> tuple[Path, ...]:
+    if not split:
+        return (out,)
+    stem = out.name.removesuffix(".gguf")
+    return tuple(out.with_name(f"{stem}-{i:05}-of-{split:05}.gguf") for i in range(1, split + 1))
+
+
+def _require_room(folder: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise RequestError(
+            f"the model has {format_size(nbytes)} but {folder} has {format_size(free)} free; "
+            "choose another folder or a smaller preset"
+        )
+
+
+def _bare(shape: Shape) -> GGUFWriter:
+    from gguf import GGUFWriter  # late: 0.2 s that a list of presets need not wait for
+
+    return GGUFWriter(None, shape.architecture)
+
+
+def _header(shape: Shape, name: str, quant: str) -> GGUFWriter:
+    writer = _bare(shape)
+    writer.add_name(f"{name} (random weights)")
+    writer.add_file_type(_FILE_TYPES[quant])
+    writer.add_quantization_version(2)
+    writer.add_block_count(shape.layers)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_feed_forward_length(shape.ffn * max(1, shape.experts_used))
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head_size)
+    writer.add_value_length(shape.head_size)
+    writer.add_rope_dimension_count(shape.head_size)
+    writer.add_rope_freq_base(shape.rope_base)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(shape.vocabulary)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.experts_used)
+        writer.add_expert_feed_forward_length(shape.ffn)
+    _add_tokenizer(writer, shape.vocabulary)
+    return writer
+
+
+def _add_tokenizer(writer: GGUFWriter, size: int) -> None:
+    words = vocabulary(size)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(words.tokens)
+    writer.add_token_scores(words.scores)
+    writer.add_token_types(words.types)
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+
+@contextlib.contextmanager
+def _complete_file(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` on success and nothing on failure."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_file(
+    writer: GGUFWriter,
+    path: Path,
+    group: Sequence[Weight],
+    seeds: Iterator[np.random.SeedSequence],
+    report: _Report,
+) -> None:
+    from gguf import GGMLQuantizationType
+
+    for weight in group:
+        byte_shape = (*reversed(weight.shape[1:]), weight.row_bytes)
+        writer.add_tensor_info(
+            weight.name,
+            byte_shape,
+            np.dtype(np.uint8),
+            weight.nbytes,
+            raw_dtype=GGMLQuantizationType(weight.type.id),
+        )
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("ab") as file:
+        _pad(file)
+        for weight in group:
+            for chunk in _chunks(weight, np.random.SFC64(next(seeds))):
+                file.write(chunk)
+                report.add(chunk.nbytes)
+            _pad(file)
+
+
+def _chunks(weight: Weight, random: np.random.SFC64) -> Iterator[np.ndarray]:
+    """The weight's bytes, some rows at a time."""
+    step = max(1, _CHUNK // weight.row_bytes)
+    for row in range(0, weight.rows, step):
+        nbytes = min(step, weight.rows - row) * weight.row_bytes
+        raw = random.random_raw(-(-nbytes // 8)).view(np.uint8)[:nbytes]
+        fill(weight.type.name, raw.reshape(-1, weight.type.nbytes), weight.scale, weight.mean)
+        if weight.blank is not None and row <= weight.blank < row + step:
+            at = (weight.blank - row) * weight.row_bytes
+            raw[at : at + weight.row_bytes] = 0
+        yield raw
+
+
+def _pad(file: IO[bytes]) -> None:
+    file.write(bytes(-file.tell() % _ALIGNMENT))
