@@ -10,53 +10,21 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-import time
 import weakref
 from collections.abc import Sequence
-from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from flexinfer.directio import ALIGNMENT, Access, OpenFile
 from flexinfer.errors import ReadError
+from flexinfer.read_threads import Piece, QueuedTransfer, ReadThreads, Transfer
+
+__all__ = ["FileReader", "Reader", "Transfer", "open_reader"]
 
 DEFAULT_THREADS = 4
-DEFAULT_PIECE = 1 << 20
+DEFAULT_PIECE = 2 << 20
 _BOUNCE_BYTES = 256 << 10
 # A thread in a read that hangs ends, and closes the files, when the drive answers.
 _CLOSE_SECONDS = 5.0
-
-
-class Transfer:
-    """Bytes on their way into memory; the reader that made it calls `finish` once.
-
-    `done` means that nothing writes to the memory any more, also when `error` is set.
-    """
-
-    __slots__ = ("_latch", "done", "error")
-
-    def __init__(self) -> None:
-        self.done = False
-        self.error: ReadError | None = None
-        self._latch = threading.Lock()
-        self._latch.acquire()
-
-    def __repr__(self) -> str:
-        state = repr(self.error) if self.error else "done" if self.done else "under way"
-        return f"<{type(self).__name__} {state}>"
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Whether it is done, after at most `timeout` seconds (None: however long it takes)."""
-        if self.done:
-            return True
-        if self._latch.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
-            self._latch.release()
-        return self.done
-
-    def finish(self, error: ReadError | None = None) -> None:
-        """It is over; an error that was set before stays."""
-        self.error = self.error or error
-        self.done = True
-        self._latch.release()
 
 
 class Reader(Protocol):
@@ -102,138 +70,11 @@ class Reader(Protocol):
         """Cancel, and give threads and files back."""
 
 
-class _Queued(Transfer):
-    __slots__ = ("left",)
-
-    def __init__(self, pieces: int) -> None:
-        super().__init__()
-        self.left = pieces
-
-
-class _Piece:
-    __slots__ = ("file", "need", "offset", "transfer", "view")
-
-    def __init__(
-        self, transfer: _Queued, file: OpenFile, offset: int, view: memoryview, need: int
-    ) -> None:
-        self.transfer = transfer
-        self.file = file
-        self.offset = offset
-        self.view = view
-        self.need = need
-
-
-class _Pool:
-    """Threads and their queue. It knows no reader, so a forgotten reader can be collected."""
-
-    def __init__(self, threads: int, files: Sequence[OpenFile]) -> None:
-        self.files = files
-        self.queue: SimpleQueue[_Piece | None] = SimpleQueue()
-        self.bytes_read = 0
-        self.pieces = 0
-        self.open: set[_Queued] = set()
-        self._lock = threading.Lock()
-        self._busy = 0.0
-        self._busy_since = 0.0
-        self._serving = threads
-        self.threads = [
-            threading.Thread(target=self._serve, name=f"flexinfer-read-{n}", daemon=True)
-            for n in range(threads)
-        ]
-        for thread in self.threads:
-            thread.start()
-
-    @property
-    def busy_s(self) -> float:
-        with self._lock:
-            running = time.perf_counter() - self._busy_since if self.open else 0.0
-            return self._busy + running
-
-    def submit(self, transfer: _Queued, pieces: Sequence[_Piece]) -> None:
-        with self._lock:
-            if not self.open:
-                self._busy_since = time.perf_counter()
-            self.open.add(transfer)
-        for piece in pieces:
-            self.queue.put(piece)
-
-    def count(self, nbytes: int, pieces: int = 1) -> None:
-        with self._lock:
-            self.bytes_read += nbytes
-            self.pieces += pieces
-
-    def drop_queued(self) -> None:
-        error = ReadError("the read was cancelled")
-        while True:
-            try:
-                piece = self.queue.get_nowait()
-            except Empty:
-                break
-            if piece is None:  # a thread's order to end; nothing comes after those
-                self.queue.put(piece)
-                break
-            self._done(piece, 0, error)
-        with self._lock:
-            for transfer in self.open:
-                transfer.error = transfer.error or error
-
-    def wait(self, timeout: float | None) -> bool:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            running = list(self.open)
-        return all(
-            transfer.wait(None if deadline is None else deadline - time.monotonic())
-            for transfer in running
-        )
-
-    def end(self) -> None:
-        """Let the threads end after what is queued, and close the files. Never blocks."""
-        for _ in self.threads:
-            self.queue.put(None)
-
-    def join(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        for thread in self.threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _serve(self) -> None:
-        while (piece := self.queue.get()) is not None:
-            error: ReadError | None = None
-            count = 0
-            if piece.transfer.error is None:
-                try:
-                    count = piece.file.read(piece.offset, piece.view, piece.need)
-                except ReadError as failure:
-                    error = failure
-                except Exception as failure:
-                    error = ReadError(f"{piece.file.path}: {failure}")
-                    error.__cause__ = failure
-            self._done(piece, count, error)
-            del piece, error
-        with self._lock:
-            self._serving -= 1
-            last = not self._serving
-        # The last one out closes: no thread can read from a descriptor's number used again.
-        if last:
-            for file in self.files:
-                file.close()
-
-    def _done(self, piece: _Piece, count: int, error: ReadError | None) -> None:
-        piece.view.release()
-        transfer = piece.transfer
-        with self._lock:
-            if count:
-                self.bytes_read += count
-                self.pieces += 1
-            if error is not None and transfer.error is None:
-                transfer.error = error
-            transfer.left -= 1
-            if transfer.left:
-                return
-            self.open.discard(transfer)
-            if not self.open:
-                self._busy += time.perf_counter() - self._busy_since
-        transfer.finish()
+def check_range(reader: Reader, start: int, view: memoryview, need: int) -> None:
+    """Raise ValueError for what `Reader.start` does not take."""
+    step, nbytes = reader.alignment, len(view)
+    if start % step or nbytes % step or not 0 < need <= nbytes:
+        raise ValueError(f"{need} of {nbytes} bytes at {start} are no aligned range")
 
 
 class FileReader:
@@ -252,7 +93,7 @@ class FileReader:
             raise ValueError(f"cannot read with {threads} threads in pieces of {piece} bytes")
         self.files = tuple(files)
         self.piece = piece
-        self._pool = _Pool(threads, self.files)
+        self._pool = ReadThreads(threads, self.files)
         self._bounce_lock = threading.Lock()
         self._bounce: mmap.mmap | None = None
         # A forgotten reader may be collected in any thread, even in ours: it must not wait.
@@ -260,9 +101,7 @@ class FileReader:
 
     def __repr__(self) -> str:
         state = f"{len(self._pool.open)} under way" if self._alive.alive else "closed"
-        return (
-            f"<FileReader {len(self.files)} files, {self.threads} x {self.piece} bytes, {state}>"
-        )
+        return f"<FileReader {len(self.files)} files, {self.threads} x {self.piece} bytes, {state}>"
 
     @property
     def threads(self) -> int:
@@ -285,16 +124,14 @@ class FileReader:
         return start, -(-(offset + length) // ALIGNMENT) * ALIGNMENT
 
     def start(self, file: int, start: int, view: memoryview, need: int) -> Transfer:
-        nbytes = len(view)
-        if start % ALIGNMENT or nbytes % ALIGNMENT or not 0 < need <= nbytes:
-            raise ValueError(f"{need} of {nbytes} bytes at {start} are no aligned range")
+        check_range(self, start, view, need)
         if not self._alive.alive:
             raise ReadError("the reader is closed")
         step, source = self.piece, self.files[file]
         cuts = range(0, need, step)
-        transfer = _Queued(len(cuts))
+        transfer = QueuedTransfer(len(cuts))
         pieces = [
-            _Piece(transfer, source, start + at, view[at : at + step], min(step, need - at))
+            Piece(transfer, source, start + at, view[at : at + step], min(step, need - at))
             for at in cuts
         ]
         self._pool.submit(transfer, pieces)
@@ -360,11 +197,8 @@ def open_reader(
     """
     files: list[OpenFile] = []
     try:
-        for path in paths:
-            files.append(OpenFile(path, cached=cached))
-        return FileReader(
-            files, threads=threads or DEFAULT_THREADS, piece=piece or DEFAULT_PIECE
-        )
+        files.extend(OpenFile(path, cached=cached) for path in paths)
+        return FileReader(files, threads=threads or DEFAULT_THREADS, piece=piece or DEFAULT_PIECE)
     except BaseException:
         for file in files:
             file.close()
