@@ -192,11 +192,13 @@ class Device:
         """The exception that a callback of this thread kept, once."""
         return self._failures.pop(threading.get_ident(), None)
 
-    def buffers(self) -> dict[int, tuple[int, int]]:
-        """Live run-time buffers: address to (bytes, ggml usage)."""
+    def buffers(self) -> dict[int, tuple[int, bool]]:
+        """Live run-time buffers: address to (bytes, whether it is a compute buffer)."""
         with self._lock:
-            return {a: (size, Buffer.from_address(a).usage) for a, (size, _, _) in
-                    self._run_time.items()}
+            return {
+                address: (nbytes, Buffer.from_address(address).usage == _ggml.USAGE_COMPUTE)
+                for address, (nbytes, _, _) in self._run_time.items()
+            }
 
     # -- construction -------------------------------------------------------------------------
 

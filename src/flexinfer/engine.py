@@ -10,15 +10,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from flexinfer import _ggml
+from flexinfer import _ggml, planner
 from flexinfer._ggml import CGraph
+from flexinfer.budget import Ledger
 from flexinfer.device import InnerBackend
-from flexinfer.errors import EngineError
+from flexinfer.errors import BudgetError, EngineError
 from flexinfer.graph import Program, Step
-from flexinfer.layout import Layout
+from flexinfer.plan import Plan
 from flexinfer.residency import Residency
 
 # A busy Python thread would otherwise keep the interpreter for 5 ms after each segment.
@@ -55,11 +55,16 @@ class Engine:
 
     Args:
         residency: which bytes of the model are in memory.
+        ledger: of the process; the engine keeps its account "weights" for this model.
     """
 
-    def __init__(self, residency: Residency) -> None:
+    def __init__(self, residency: Residency, ledger: Ledger) -> None:
         self.residency = residency
         self.interrupted = threading.Event()
+        self._ledger = ledger
+        self._charged = 0
+        self._charge(residency.plan)
+        ledger.add_reclaimer(self.reclaim)
         self._lock = threading.RLock()
         self._stats = PassStats()
         self._closed = False
@@ -72,9 +77,51 @@ class Engine:
         """Totals since the model was opened."""
         return self._stats
 
-    def exclusively(self) -> threading.RLock:
-        """Held, no pass runs: the residency may be changed."""
-        return self._lock
+    @property
+    def charged(self) -> int:
+        """Bytes in the ledger for this model's weights."""
+        return self._charged
+
+    def release(self) -> None:
+        """Give the memory of all weights back; the plan stays, the next pass reads them again."""
+        with self._lock:
+            self.residency.release_all()
+
+    def reclaim(self, nbytes: int) -> int:
+        """Give about `nbytes` of locked weights back at once; returns how many came free.
+
+        Waits for a running pass of another thread. What was given back streams from now on.
+        """
+        with self._lock:
+            if self._closed:
+                return 0
+            before = self._charged
+            try:
+                self.resize(before - nbytes)
+            except BudgetError:
+                return 0
+            return before - self._charged
+
+    def resize(self, room: int) -> Plan:
+        """Spend `room` bytes on locked weights and window from the next pass on.
+
+        Raises:
+            BudgetError: `room` does not hold the smallest window.
+        """
+        with self._lock:
+            plan = planner.refit(self.residency.plan, room)
+            self.residency.apply(plan)
+            self._charge(plan)
+            return plan
+
+    def _charge(self, plan: Plan) -> None:
+        """Book what the plan holds; shrinking first, so that a charge is never refused."""
+        change = plan.held_bytes - self._charged
+        if change > 0:
+            self._ledger.charge("weights", change)
+        elif change < 0:
+            self._ledger.release("weights", -change)
+        self._charged = plan.held_bytes
 
     def compute(self, backend: InnerBackend, graph_address: int) -> int:
         """Compute one graph; returns a ggml status.
@@ -110,7 +157,11 @@ class Engine:
 
     def close(self) -> None:
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
+            self._ledger.remove_reclaimer(self.reclaim)
+            self._ledger.release("weights", self._charged)
             self.residency.close()
 
     def _program(self, backend: InnerBackend, graph_address: int) -> Program:

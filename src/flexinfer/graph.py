@@ -271,6 +271,8 @@ class Program:
         load.point(source, delta)
         if part.address:
             load.place(part.address)
+        else:
+            load.clear()
 
     def _load(self, part: Part, absent: int) -> Load:
         step = self.steps[-1]

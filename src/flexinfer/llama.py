@@ -11,14 +11,14 @@ from typing import Any
 
 import llama_cpp
 
-from flexinfer.budget import Ledger
 from flexinfer.device import device
 from flexinfer.engine import Engine, PassStats
-from flexinfer.errors import EngineError, RequestError, UnsupportedError
+from flexinfer.errors import BudgetError, EngineError, RequestError, UnsupportedError
 from flexinfer.gguf import Catalogue, read_catalogue
 from flexinfer.machine import Machine
-from flexinfer.opening import Opening, Options
+from flexinfer.opening import Opening, Options, process_ledger
 from flexinfer.plan import Plan, Rates, Weight
+from flexinfer.planner import margin
 from flexinfer.reader import Reader, open_reader
 from flexinfer.sizes import parse_size
 from flexinfer.strategies import STRATEGIES
@@ -62,6 +62,7 @@ class Llama(llama_cpp.Llama):
         **options: Any,
     ) -> None:
         self._engine: Engine | None = None
+        self._opening = None
         self._stack = contextlib.ExitStack()
         _refuse_placement(options)
         if strategy not in STRATEGIES:
@@ -71,7 +72,9 @@ class Llama(llama_cpp.Llama):
         machine = Machine.detect()
         _fill_defaults(options, machine, self.catalogue)
         budget = machine.default_budget if memory is None else parse_size(memory)
-        ledger = _process_ledger(None if weight_memory is not None else budget)
+        ledger = process_ledger(None if weight_memory is not None else budget)
+        if ledger.free is not None and ledger.used:
+            budget = min(budget, ledger.free)
         opening = Opening(
             self.catalogue,
             Options(
@@ -85,12 +88,13 @@ class Llama(llama_cpp.Llama):
             self._open_reader,
             self._measure_rates,
         )
+        self._opening: Opening | None = opening
+        self._ledger = ledger
         try:
             with opening.around():
                 super().__init__(os.fspath(model_path), **options)
             self._finish(opening)
         except BaseException:
-            self._engine = opening.engine
             self.close()
             raise
 
@@ -109,13 +113,62 @@ class Llama(llama_cpp.Llama):
         """Totals over all passes since the model was opened: seconds, bytes, counts."""
         return self._running().stats
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from the drive so far, up to date during a pass."""
+        return self._running().residency.read_bytes
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes the process may use; assign a size to change it from the next pass on.
+
+        Shrinking gives memory back at once, growing reads weights when they are next used.
+
+        Raises:
+            BudgetError: the new budget does not hold the smallest window.
+        """
+        return self._ledger.limit
+
+    @memory.setter
+    def memory(self, budget: str | int) -> None:
+        nbytes = parse_size(budget)
+        engine = self._running()
+        before, self._ledger.limit = self._ledger.limit, nbytes
+        free = self._ledger.free or 0
+        try:
+            self.plan = engine.resize(engine.charged + free - margin(nbytes))
+        except BudgetError:
+            self._ledger.limit = before
+            raise
+
+    def release(self) -> None:
+        """Give the memory of all weights back; the next request reads them again.
+
+        Context, KV cache and the open files stay, so a conversation goes on where it was.
+        """
+        self._running().release()
+
+    def memory_use(self) -> dict[str, int]:
+        """Bytes by purpose: locked, window, kv, compute, overhead; budget 0 means no limit."""
+        plan = self.plan
+        buffers = device().buffers().values()
+        compute = sum(nbytes for nbytes, is_compute in buffers if is_compute)
+        return {
+            "budget": self._ledger.limit or 0,
+            "locked": plan.held_bytes - plan.window,
+            "window": plan.window,
+            "kv": sum(nbytes for nbytes, is_compute in buffers if not is_compute),
+            "compute": compute,
+            "overhead": self._ledger.accounts.get("overhead", 0),
+        }
+
     def close(self) -> None:
         """Free context, model, weights, threads and files; may be called again."""
         super().close()
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            device().disown(engine)
-            engine.close()
+        self._engine = None
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.close()
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -155,10 +208,6 @@ def _fill_defaults(options: dict[str, Any], machine: Machine, catalogue: Catalog
     options["n_threads_batch"] = options.get("n_threads_batch") or machine.cores
     if options.get("n_ctx") == 0:
         options["n_ctx"] = catalogue.parameter("context_length", 0)
-
-
-def _process_ledger(limit: int | None) -> Ledger:
-    return Ledger(limit)
 
 
 class _Guard:

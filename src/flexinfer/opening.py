@@ -89,6 +89,16 @@ class Opening:
         self._loading: Loading | None = None
         self._uses: dict[int, Use] = {}
         self._measured: dict[tuple[int, int], _Measured] = {}
+        self._began = process_memory()
+        self._overhead = 0
+
+    def close(self) -> None:
+        """Give the accounts back; the contexts and the model must be freed before."""
+        self._ledger.release("overhead", self._overhead)
+        self._overhead = 0
+        if self.engine is not None:
+            self._device.disown(self.engine)
+            self.engine.close()
 
     @contextlib.contextmanager
     def around(self) -> Iterator[None]:
@@ -160,7 +170,8 @@ class Opening:
         self, binding: Any, create: Callable[..., Any], model: Any, params: Any
     ) -> None:
         assert self._loading is not None
-        before = process_memory()
+        # The first model bears what the process was before it; later ones what they add.
+        base = process_memory() - (self._began if self._ledger.used else 0)
         threads = max(params.n_threads, params.n_threads_batch)
 
         def costs(ctx: int, ubatch: int) -> Costs:
@@ -170,7 +181,7 @@ class Opening:
                 for tensor, info in found
                 if self._uses.get(tensor.address) is Use.ROWS
             )
-            overhead = before + GROWTH + measured.work + rows - self._others()
+            overhead = base + GROWTH + measured.work + rows
             return Costs(overhead, measured.kv, measured.compute)
 
         found = self._find_weights()
@@ -194,19 +205,15 @@ class Opening:
             for (tensor, info), weight in zip(ordered, weights, strict=True)
         ])
 
-    def _others(self) -> int:
-        """Bytes of the process that the ledger knows under other names."""
-        return self._ledger.used - self._ledger.accounts.get("overhead", 0)
-
     def _carry_out(self, plan: Plan, held: list[Held]) -> None:
         assert self._loading is not None
-        self._ledger.set("overhead", plan.costs.overhead)
-        self._ledger.charge("weights", plan.locked_bytes + plan.window)
+        self._overhead = plan.costs.overhead
+        self._ledger.charge("overhead", self._overhead)
         interrupted: list[Engine] = []
         residency = Residency(
             held, plan, self._open_reader(plan.resident), lambda: interrupted[0].check()
         )
-        self.engine = Engine(residency)
+        self.engine = Engine(residency, self._ledger)
         interrupted.append(self.engine)
         self._device.own(self._loading, self.engine)
 
@@ -296,6 +303,31 @@ class Opening:
                 self._uses[address] = (
                     Use.MATMUL if {known, use} == {Use.MATMUL, Use.ROWS} else Use.WHOLE
                 )
+
+
+class ContextMemory:
+    """The ledger as the device sees it: KV caches, compute buffers and adapters of all models."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def allocating(self, nbytes: int) -> None:
+        self.ledger.charge("contexts", nbytes)
+
+    def freed(self, nbytes: int) -> None:
+        self.ledger.release("contexts", nbytes)
+
+
+def process_ledger(limit: int | None) -> Ledger:
+    """The ledger of this process: the first limited model sets it, later ones share it."""
+    known = device().allocations
+    if isinstance(known, ContextMemory) and known.ledger.used:
+        if known.ledger.limit is None:
+            known.ledger.limit = limit
+        return known.ledger
+    ledger = Ledger(limit)
+    device().allocations = ContextMemory(ledger)
+    return ledger
 
 
 _patching = threading.RLock()

@@ -153,9 +153,15 @@ class Plan:
         return self.locked_bytes == self.weight_bytes
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of memory for weights: locked pieces with their aligned ranges, and the window."""
+        pieces = zip(self.weights, self.locked_rows, strict=True)
+        return self.window + sum(piece_cost(weight, rows) for weight, rows in pieces if rows)
+
+    @property
     def total(self) -> int:
         """Bytes the process will use."""
-        return self.costs.total + self.locked_bytes + self.window
+        return self.costs.total + self.held_bytes
 
     @property
     def bound_tok_s(self) -> float:
@@ -191,6 +197,11 @@ class Plan:
         fields["locked_rows"] = tuple(fields["locked_rows"])
         fields["reasons"] = tuple(fields["reasons"])
         return cls(**fields)
+
+
+def piece_cost(weight: Weight, rows: int) -> int:
+    """Bytes that `rows` rows take in memory: the aligned range around them."""
+    return -(-(weight.row_bytes * rows + SPAN_SLACK) // 4096) * 4096
 
 
 def row_slices(weight: Weight, first_row: int, slice_bytes: int) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flexinfer.errors import BudgetError
-from flexinfer.plan import Costs, CostsOf, Plan, Rates, Request, Use, Weight
+from flexinfer.plan import Costs, CostsOf, Plan, Rates, Request, Use, Weight, piece_cost
 from flexinfer.sizes import format_size
 from flexinfer.strategies import (
     MIB,
@@ -19,7 +19,6 @@ from flexinfer.strategies import (
     Choice,
     locked_cost,
     page_unit,
-    piece_cost,
 )
 
 MIN_UBATCH = 32
@@ -57,6 +56,24 @@ def plan(weights: Sequence[Weight], request: Request, costs: CostsOf, rates: Rat
             return _decide(weights, request, room, rates, everything)
     need = room.costs.total + min(smallest, everything)
     raise BudgetError(_too_small(request, room, need))
+
+
+def refit(plan: Plan, room: int) -> Plan:
+    """The same plan with `room` bytes for locked weights and window; context and batch stay.
+
+    Raises:
+        BudgetError: `room` does not hold the smallest window.
+    """
+    weights, request = plan.weights, plan.request
+    everything = locked_cost(weights, [weight.rows for weight in weights])
+    smallest = _smallest_window(weights)
+    if room < min(everything, smallest):
+        raise BudgetError(
+            f"{format_size(max(room, 0))} are left for weights but one step needs "
+            f"{format_size(min(everything, smallest))}; give a larger memory budget"
+        )
+    decided = _Room(plan.ctx, plan.ubatch, plan.costs, room)
+    return _decide(weights, request, decided, plan.rates, everything)
 
 
 def margin(budget: int) -> int:

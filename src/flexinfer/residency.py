@@ -7,17 +7,16 @@ model's memory meanwhile; `apply` changes the plan between passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexinfer.errors import EngineError
 from flexinfer.gguf import TensorInfo
 from flexinfer.layout import Layout, Part, RowTable
 from flexinfer.locked import LockedSet
-from flexinfer.plan import Plan, Use, Weight, row_slices
+from flexinfer.plan import SPAN_SLACK, Plan, Use, Weight, row_slices
 from flexinfer.reader import Reader
 from flexinfer.rows import RowStore
-from flexinfer.stream import Stream
+from flexinfer.stream import Counters, Stream
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,12 @@ class Residency:
         self._check = check
         self._rows: dict[int, RowStore] = {}
         self._row_bytes = 0
-        self._waited = 0.0
-        self._read = 0
+        self._earlier = Counters()
         self._missing: list[Part] = []
-        self._carry_out(plan)
+        # Address space for everything, so that a plan can grow; only what is read is backed.
+        self._locked = LockedSet(sum(one.weight.nbytes + SPAN_SLACK for one in held))
+        self._stream = self._new_stream(plan)
+        self._lay_out(plan)
 
     def __repr__(self) -> str:
         return f"<Residency {self._locked!r} {self._stream!r}>"
@@ -65,12 +66,12 @@ class Residency:
     @property
     def waited_s(self) -> float:
         """Seconds that passes waited for the drive."""
-        return self._waited + self._stream.counters.wait_s
+        return self._earlier.wait_s + self._stream.counters.wait_s
 
     @property
     def read_bytes(self) -> int:
         """Bytes read from the drive for passes."""
-        return self._read + self._row_bytes + self._stream.counters.read_bytes
+        return self._earlier.read_bytes + self._row_bytes + self._stream.counters.read_bytes
 
     @property
     def locked_bytes(self) -> int:
@@ -102,7 +103,8 @@ class Residency:
 
     def fetch_rows(self, table: RowTable, rows: list[int]) -> int:
         """Address of the table, once `rows` of it are in memory."""
-        self._row_bytes += self._rows[table.address].fetch(rows)
+        store = next(store for store in self._rows.values() if store.table is table)
+        self._row_bytes += store.fetch(rows)
         return table.address
 
     def release(self, index: int) -> None:
@@ -135,36 +137,66 @@ class Residency:
 
     # -- carrying out a plan --------------------------------------------------------------------
 
-    def _carry_out(self, plan: Plan) -> None:
-        self._locked = LockedSet(_capacity(plan, self._reader, self._held))
-        self._stream = Stream(
-            self._reader,
-            self._locked,
-            plan.window,
-            lookahead=plan.lookahead,
-            check=self._check,
-        )
-        for held, rows in zip(self._held, plan.locked_rows, strict=True):
-            self.layouts[held.address] = self._layout(held, rows, plan.slice_bytes)
-        self._missing = [p for x in self.layouts.values() for p in x.parts if p.locked]
+    def apply(self, plan: Plan) -> None:
+        """Go over to another plan between passes; memory that it does not want goes back now.
 
-    def _layout(self, held: Held, locked_rows: int, slice_bytes: int) -> Layout:
-        whole = locked_rows == held.weight.rows
+        Weights that it wants are read when a pass next uses them.
+        """
+        self._stream.close()
+        self._earlier.add(self._stream.counters)
+        self.plan = plan
+        self._lay_out(plan)
+        self._stream = self._new_stream(plan)
+        self.version += 1
+
+    def release_all(self) -> None:
+        """Give all memory of weights back; under the same plan they are read again when used."""
+        locked = [p for layout in self.layouts.values() for p in layout.parts if p.locked]
+        self._stream.close()
+        for part in locked:
+            self._locked.forget(part)
+        self.apply(self.plan)
+
+    def _new_stream(self, plan: Plan) -> Stream:
+        return Stream(
+            self._reader, self._locked, plan.window, lookahead=plan.lookahead, check=self._check
+        )
+
+    def _lay_out(self, plan: Plan) -> None:
+        kept = {
+            (part.name, part.rows, address): part
+            for address, layout in self.layouts.items()
+            for part in layout.parts
+            if part.locked
+        }
+        for held, rows in zip(self._held, plan.locked_rows, strict=True):
+            known = kept.pop((held.info.name, rows, held.address), None)
+            self.layouts[held.address] = self._layout(held, rows, plan.slice_bytes, known)
+        for part in kept.values():
+            self._locked.forget(part)
+        parts = [part for layout in self.layouts.values() for part in layout.parts]
+        self._missing = [part for part in parts if part.locked and not part.address]
+
+    def _layout(
+        self, held: Held, locked_rows: int, slice_bytes: int, known: Part | None
+    ) -> Layout:
         table = None
-        if not whole and held.weight.use in (Use.ROWS, Use.MATMUL) and held.info.rows > 1:
+        if locked_rows < held.weight.rows and held.weight.use in (Use.ROWS, Use.MATMUL):
             table = self._row_table(held)
-        parts = [_part(held, 0, locked_rows, True)] if locked_rows else []
+        parts = [known or _part(held, 0, locked_rows, True)] if locked_rows else []
         parts += [
             _part(held, first, rows, False)
             for first, rows in row_slices(held.weight, locked_rows, slice_bytes)
         ]
         return Layout(held.info.name, held.absent, tuple(parts), table)
 
-    def _row_table(self, held: Held) -> RowTable | None:
-        store = RowStore(
-            _part(held, 0, held.weight.rows, False), held.info.row_bytes, self._reader
-        )
-        self._rows[store.table.address] = store
+    def _row_table(self, held: Held) -> RowTable:
+        store = self._rows.get(held.address)
+        if store is None:
+            whole = _part(held, 0, held.weight.rows, False)
+            store = self._rows[held.address] = RowStore(
+                whole, held.info.row_bytes, self._reader
+            )
         return store.table
 
 
@@ -172,15 +204,3 @@ def _part(held: Held, first: int, rows: int, locked: bool) -> Part:
     size = held.weight.row_bytes
     offset = held.info.offset + first * size
     return Part(held.info.name, held.info.file, offset, rows * size, first, rows, locked)
-
-
-def _capacity(plan: Plan, reader: Reader, held: Sequence[Held]) -> int:
-    """Bytes of the locked parts with the aligned ranges around them."""
-    total = 0
-    for one, rows in zip(held, plan.locked_rows, strict=True):
-        if rows:
-            start, stop = reader.span(
-                one.info.file, one.info.offset, rows * one.weight.row_bytes
-            )
-            total += stop - start
-    return total

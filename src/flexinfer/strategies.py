@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flexinfer.plan import SPAN_SLACK, Weight
+from flexinfer.plan import Weight, piece_cost
 
 MIB = 1 << 20
 HUGE_PAGE = 2 * MIB
@@ -44,11 +44,6 @@ class Strategy:
     choose: Choose | None
     lookahead: bool = True
     locks: bool = True
-
-
-def piece_cost(weight: Weight, rows: int) -> int:
-    """Bytes that `rows` rows take in memory: the aligned range around them."""
-    return -(-(weight.row_bytes * rows + SPAN_SLACK) // 4096) * 4096
 
 
 def page_unit(nbytes: int) -> int:

@@ -36,6 +36,11 @@ class Counters:
     wait_s: float = 0.0
     waits: int = 0
 
+    def add(self, other: Counters) -> None:
+        self.read_bytes += other.read_bytes
+        self.wait_s += other.wait_s
+        self.waits += other.waits
+
 
 @dataclass
 class _Entry:

@@ -1,0 +1,102 @@
+"""Options that several commands share, and what they mean to `flexinfer.Llama`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from flexinfer.errors import SizeError
+from flexinfer.sizes import parse_size
+from flexinfer.strategies import STRATEGIES
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# ggml type numbers of the KV cache types that llama.cpp takes.
+KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7}
+_NEEDS_FLASH_ATTENTION = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
+
+
+class Size(click.ParamType):
+    """A byte size such as 6GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(value)
+        except SizeError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _apply(options: list[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def engine_options(command: Command) -> Command:
+    """How a model is held and computed."""
+    return _apply(
+        [
+            click.option("--memory", type=Size(), help="Budget of the process, as 6GiB."),
+            click.option(
+                "--weight-memory",
+                type=Size(),
+                help="Cap on locked weights and window alone; the process is then not limited.",
+            ),
+            click.option("--ctx", type=click.IntRange(1), help="Context in tokens."),
+            click.option("--threads", type=click.IntRange(1), help="Default: physical cores."),
+            click.option("--ubatch", type=click.IntRange(1), help="Prompt tokens a pass."),
+            click.option("--kv-type", type=click.Choice(list(KV_TYPES)), default="f16"),
+            click.option(
+                "--strategy",
+                type=click.Choice(list(STRATEGIES)),
+                default="flex",
+                help="Which weights stay in memory.",
+            ),
+            click.option("--window", type=Size(), help="Bytes that reads run ahead."),
+            click.option("--flash-attn", is_flag=True, help="Use flash attention."),
+        ],
+        command,
+    )
+
+
+def sampling_options(command: Command) -> Command:
+    """How the next token is chosen."""
+    return _apply(
+        [
+            click.option("--temp", type=click.FloatRange(0), default=0.8, show_default=True),
+            click.option("--top-k", type=int, default=40, show_default=True),
+            click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True),
+            click.option("--min-p", type=click.FloatRange(0, 1), default=0.05, show_default=True),
+            click.option("--seed", type=int, help="Default: a new one each time."),
+            click.option("--stop", multiple=True, help="Stop before this text; may be repeated."),
+        ],
+        command,
+    )
+
+
+def llama_options(
+    memory: int | None,
+    weight_memory: int | None,
+    threads: int | None,
+    kv_type: str,
+    strategy: str,
+    window: int | None,
+    flash_attn: bool,
+) -> dict[str, Any]:
+    """Keyword arguments for `flexinfer.Llama` from what `engine_options` collected."""
+    return {
+        "memory": memory,
+        "weight_memory": weight_memory,
+        "n_threads": threads,
+        "n_threads_batch": threads,
+        "type_k": KV_TYPES[kv_type],
+        "type_v": KV_TYPES[kv_type],
+        # llama.cpp has no quantised V cache without it.
+        "flash_attn": flash_attn or kv_type in _NEEDS_FLASH_ATTENTION,
+        "strategy": strategy,
+        "window": window,
+    }
