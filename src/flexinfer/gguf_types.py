@@ -1,4 +1,4 @@
-"""Types of GGUF: quantisations with their block sizes, and the scalars of the metadata.
+"""What a GGUF header is made of: tensors, quantisations with their block sizes, metadata types.
 
 The numbers are those of ``enum ggml_type`` and ``enum gguf_type``; a test compares them with the
 loaded library.
@@ -7,6 +7,7 @@ loaded library.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,44 @@ class QuantType:
     nbytes: int
 
 
-# Metadata type to (struct code, bytes); 8 is a string, 9 an array.
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of the file; `shape` is in ggml's order, row length first.
+
+    `offset` is in bytes from the start of file number `file`.
+    """
+
+    name: str
+    type: QuantType
+    shape: tuple[int, ...]
+    file: int
+    offset: int
+    nbytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.shape[0] // self.type.block * self.type.nbytes
+
+    @property
+    def rows(self) -> int:
+        return prod(self.shape[1:])
+
+
+@dataclass(frozen=True)
+class ArrayValue:
+    """An array of the metadata that was stepped over; `gguf.read_array` reads it.
+
+    `offset` is that of its first entry in the file.
+    """
+
+    type: int
+    length: int
+    offset: int
+
+
+U32, BOOL, STRING, ARRAY = 4, 7, 8, 9
+
+# Metadata type to struct code and bytes; strings and arrays have no fixed size.
 SCALARS: dict[int, tuple[str, int]] = {
     0: ("B", 1),
     1: ("b", 1),

@@ -6,7 +6,7 @@ import re
 
 from flexinfer.errors import SizeError
 
-_FORM = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?b?)\s*", re.IGNORECASE)
+_FORM = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kmgt]?)(i?b?)\s*", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -32,16 +32,14 @@ def parse_size(text: str | int) -> int:
 
 def format_size(nbytes: float) -> str:
     """`nbytes` in the largest binary unit that keeps it at 1 or above."""
-    sign = "-" if nbytes < 0 else ""
-    size = abs(float(nbytes))
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
+    size, unit = float(nbytes), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
             break
-        size /= 1024
-    else:
-        unit = "GiB"
-    return f"{sign}{size:.0f} {unit}" if unit == "B" else f"{sign}{_digits(size)} {unit}"
+        size, unit = size / 1024, larger
+    return f"{size:.0f} B" if unit == "B" else f"{_digits(size)} {unit}"
 
 
 def _digits(size: float) -> str:
-    return f"{size:.2f}" if size < 10 else f"{size:.1f}" if size < 100 else f"{size:.0f}"
+    digits = 2 if abs(size) < 10 else 1 if abs(size) < 100 else 0
+    return f"{size:.{digits}f}"

@@ -14,7 +14,9 @@ _F32, _Q6_K = QUANT_TYPES[0], QUANT_TYPES[14]
 class Shape:
     """A decoder of the llama family, or of qwen3moe's when it has experts.
 
-    `ffn` is the width of one expert where there are experts.
+    `ffn` is the width of one expert where there are experts. `embedding` is the spread of the token
+    embeddings: large against what the layers add, so that routing follows the token and does not
+    collapse to the same few experts in every layer.
     """
 
     layers: int
@@ -29,6 +31,7 @@ class Shape:
     experts: int = 0
     experts_used: int = 0
     tied: bool = False
+    embedding: float = 1.0
 
     @property
     def architecture(self) -> str:
@@ -41,13 +44,24 @@ PRESETS: dict[str, Shape] = {
     "llama2-70b": Shape(80, 8192, 28672, 64, 8, 32000, 128),
     "codellama-34b": Shape(48, 8192, 22016, 64, 8, 32000, 128, context=16384, rope_base=1e6),
     "qwen3-30b-a3b": Shape(
-        48, 2048, 768, 32, 4, 151936, 128, 40960, rope_base=1e6, experts=128, experts_used=8
+        48,
+        2048,
+        768,
+        32,
+        4,
+        151936,
+        128,
+        context=40960,
+        rope_base=1e6,
+        experts=128,
+        experts_used=8,
+        embedding=100.0,
     ),
     "tinyllama-1.1b": Shape(22, 2048, 5632, 32, 4, 32000, 64, context=2048),
     "tiny-llama": Shape(4, 256, 768, 4, 2, 2048, 64),
     "tiny-tied": Shape(4, 256, 768, 4, 4, 2048, 64, tied=True),
     "tiny-wide": Shape(3, 256, 512, 4, 2, 32000, 64),
-    "tiny-moe": Shape(4, 256, 256, 4, 2, 2048, 64, experts=16, experts_used=4),
+    "tiny-moe": Shape(4, 256, 256, 4, 2, 2048, 64, experts=16, experts_used=4, embedding=8.0),
 }
 
 
@@ -86,13 +100,11 @@ def weights(shape: Shape, quant: QuantType, blank: int | None = None) -> list[We
     # As llama-quantize does: the output in q6_K where the rest has about 4 bits.
     best = _Q6_K if quant.name in ("q4_0", "q4_K") else quant
     vocabulary = (shape.width, shape.vocabulary)
-    # Values near 1 keep the token visible beside what the layers add, so that routing and logits
-    # depend on the input.
     embedding = Weight(
         "token_embd.weight",
         best if shape.tied else quant,
         vocabulary,
-        shape.width**-0.5 if shape.tied else 1.0,
+        shape.width**-0.5 if shape.tied else shape.embedding,
         blank=blank if shape.tied else None,
     )
     found = [embedding]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 from flexinfer.errors import RequestError
 from flexinfer.gguf_types import QUANT_TYPES
 from flexinfer.sizes import format_size
-from flexinfer.synth.blocks import QUANTS, fill
+from flexinfer.synth.blocks import QUANTS, Bytes, fill
 from flexinfer.synth.shapes import PRESETS, Shape, Weight, weights
 from flexinfer.synth.vocabulary import BOS, CHAT_TEMPLATE, EOS, vocabulary
 
@@ -94,7 +95,7 @@ def _divide(found: Sequence[Weight], shards: int) -> list[Sequence[Weight]]:
     if not 1 <= shards <= len(found):
         raise RequestError(f"{len(found)} tensors cannot be split into {shards} shards")
     bounds = [len(found) * i // shards for i in range(shards + 1)]
-    return [found[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [found[a:b] for a, b in pairwise(bounds)]
 
 
 def _names(out: Path, split: int | None) -> tuple[Path, ...]:
@@ -195,12 +196,12 @@ def _write_file(
         _pad(file)
         for weight in group:
             for chunk in _chunks(weight, np.random.SFC64(next(seeds))):
-                file.write(chunk)
+                file.write(chunk.data)
                 report.add(chunk.nbytes)
             _pad(file)
 
 
-def _chunks(weight: Weight, random: np.random.SFC64) -> Iterator[np.ndarray]:
+def _chunks(weight: Weight, random: np.random.SFC64) -> Iterator[Bytes]:
     """The weight's bytes, some rows at a time."""
     step = max(1, _CHUNK // weight.row_bytes)
     for row in range(0, weight.rows, step):
