@@ -12,17 +12,25 @@ from typing import Any
 import llama_cpp
 
 from flexinfer.device import device
+from flexinfer.compute_rate import compute_rates
 from flexinfer.engine import Engine, PassStats
 from flexinfer.errors import BudgetError, EngineError, RequestError, UnsupportedError
 from flexinfer.gguf import Catalogue, read_catalogue
+from flexinfer.gguf_types import QuantType
 from flexinfer.machine import Machine
 from flexinfer.opening import Opening, Options, process_ledger
-from flexinfer.plan import Plan, Rates, Weight
+from flexinfer.plan import Plan, Rates, Use, Weight
 from flexinfer.planner import margin
+from flexinfer.probe import DriveRate, drive_rate
+from flexinfer.directio import cached_fraction
 from flexinfer.reader import Reader, open_reader
 from flexinfer.sizes import parse_size
 from flexinfer.strategies import STRATEGIES
 
+# So much of the file in the page cache makes reading it from there faster than from the drive.
+_CACHED = 0.95
+# Bytes of weights a second, where nobody measured; small models only.
+_ASSUMED_COMPUTE = 10e9
 # Arguments of the parent that place weights: here the plan does, so only these values are taken.
 _PLACEMENT: dict[str, tuple[Any, ...]] = {
     "n_gpu_layers": (0, -1),
@@ -173,11 +181,29 @@ class Llama(llama_cpp.Llama):
     # -- opening ------------------------------------------------------------------------------
 
     def _open_reader(self, resident: bool) -> Reader:
-        return open_reader(self.catalogue.paths)
+        paths = self.catalogue.paths
+        if resident and cached_fraction(paths) > _CACHED:
+            return open_reader(paths, cached=True)
+        drive = self._drive
+        return open_reader(paths, threads=drive.threads, piece=drive.piece)
 
     def _measure_rates(self, weights: Sequence[Weight]) -> Rates:
+        """Drive and processor, probed; a model too small to matter is not worth the probe."""
+        self._drive = drive_rate(self.catalogue.paths)
         total = sum(weight.nbytes for weight in weights)
-        return Rates(2e9, total / 10e9, "given")
+        if self._drive.source == "assumed":
+            return Rates(self._drive.rate, total / _ASSUMED_COMPUTE, "assumed")
+        types = {tensor.name: tensor.type for tensor in self.catalogue.tensors}
+        kinds: dict[QuantType, int] = {}
+        for weight in weights:
+            if weight.use is not Use.ROWS:
+                kind = types[weight.name]
+                kinds[kind] = kinds.get(kind, 0) + weight.nbytes
+        largest = sorted(kinds, key=lambda kind: -kinds[kind])[:3]
+        rates = compute_rates(largest, Machine.detect().cores)
+        share = sum(kinds[kind] for kind in largest) / sum(kinds.values())
+        seconds = sum(kinds[kind] / rates[kind.name] for kind in largest) / share
+        return Rates(self._drive.rate, seconds, "probe")
 
     def _finish(self, opening: Opening) -> None:
         if opening.engine is None or opening.plan is None:

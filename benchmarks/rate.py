@@ -1,0 +1,95 @@
+"""Decode rate over the physical bound, at several budgets.
+
+    python benchmarks/rate.py MODEL --drive 500MB/s
+
+The bound is ``1 / max(C, S* / B)``: C the median step of plain llama.cpp in memory, B our reader over
+the same pieces with nothing computed, S* what any engine would have to stream: the weights without
+the embedding table, less what is left of the budget after process, KV cache, compute buffers and
+64 MiB. Rounds of B, ours, C, ours, B; the figure is the median of the per-round ratios.
+"""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import ExitStack
+
+import click
+from workers import Worker, throttled
+
+from flexinfer.gguf import read_catalogue
+from flexinfer.sizes import format_size, parse_size
+
+MARGIN = 64 << 20
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.option("--shares", default="25,50,75,90", show_default=True, help="Budgets, % of weights.")
+@click.option("--drive", help="Throttle of the drive, as 500MB/s.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--steps", default=4, show_default=True, help="Tokens a measurement.")
+@click.option("--ctx", default=512, show_default=True)
+@click.option("--strategy", default="flex", show_default=True)
+@click.option("--window", help="Bytes of the window; default: planned.")
+def main(
+    model: str,
+    shares: str,
+    drive: str | None,
+    rounds: int,
+    steps: int,
+    ctx: int,
+    strategy: str,
+    window: str | None,
+) -> None:
+    weights = read_catalogue(model).nbytes
+    rate = parse_size(drive.removesuffix("/s")) if drive else None
+    options = {"n_ctx": ctx, "n_batch": 32, "n_ubatch": 32, "n_threads": 2, "n_threads_batch": 2}
+    click.echo(f"{model}: {format_size(weights)} of weights, drive {drive or 'as it is'}")
+    click.echo("| budget | S* | B GB/s | C ms | bound ms | ours ms | wait | ratio (min-max) | CPU s/GB |")
+    click.echo("|---|---|---|---|---|---|---|---|---|")
+    with Worker("plain", model, options) as plain:
+        for share in map(int, shares.split(",")):
+            with ExitStack() as stack:
+                group = throttled(stack, model, rate)
+                budget = weights * share // 100
+                asked = options | {"memory": budget, "strategy": strategy, "window": window}
+                ours = stack.enter_context(Worker("ours", model, asked, group))
+                _row(f"{share} % {format_size(budget)}", weights, ours, plain, rounds, steps)
+
+
+def _row(label: str, weights: int, ours: Worker, plain: Worker, rounds: int, steps: int) -> None:
+    memory = ours.facts["memory"]
+    spent = memory["overhead"] + memory["kv"] + memory["compute"] + MARGIN
+    smallest = max(weights - ours.facts["rows"] - (memory["budget"] - spent), 0)
+    ratios, bounds, steps_s, drives, computes, reader_cpu, waits = [], [], [], [], [], [], []
+    for _ in range(rounds):
+        read = [ours.ask("read", 1)]
+        first = ours.ask("step", steps)
+        timed = first["times"]
+        waits.append(first["wait_s"] / steps)
+        compute = statistics.median(plain.ask("step", steps)["times"])
+        timed += ours.ask("step", steps)["times"]
+        read.append(ours.ask("read", 1))
+        seconds = sum(r["times"][0] for r in read) / len(read)
+        drive = ours.facts["streamed"] / seconds if ours.facts["streamed"] else float("inf")
+        bound = max(compute, smallest / drive)
+        step = statistics.median(timed)
+        ratios.append(bound / step)
+        bounds.append(bound)
+        steps_s.append(step)
+        drives.append(drive)
+        computes.append(compute)
+        streamed = ours.facts["streamed"] * len(read) / 1e9
+        reader_cpu.append(sum(r["cpu_s"] for r in read) / streamed if streamed else 0.0)
+    median = statistics.median
+    click.echo(
+        f"| {label} | {format_size(smallest)} | {median(drives) / 1e9:.2f} "
+        f"| {1000 * median(computes):.0f} | {1000 * median(bounds):.0f} "
+        f"| {1000 * median(steps_s):.0f} | {1000 * median(waits):.0f} "
+        f"| {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f}) "
+        f"| {median(reader_cpu):.3f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

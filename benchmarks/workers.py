@@ -1,0 +1,165 @@
+"""Processes that decode on command, so that two engines can be measured in turns.
+
+A worker opens one model, then answers one JSON line for each line it gets: ``step N`` decodes N
+tokens, ``read N`` reads what N passes would read and computes nothing. Opening, prompt and
+warm-up are outside all timing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
+
+PROMPT = list(range(300, 316))
+
+
+class Worker:
+    """One engine in a process of its own; `group` limits it."""
+
+    def __init__(
+        self, kind: str, model: str, options: dict[str, Any], group: Any | None = None
+    ) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, kind, model, json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=group.join if group is not None else None,
+        )
+        self.facts = self._answer()
+
+    def ask(self, command: str, count: int) -> dict[str, Any]:
+        """The answer to one command, as a dict of figures."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command} {count}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker ended with {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def open_plain(model: str, options: dict[str, Any]) -> Any:
+    """llama-cpp-python's own class without weight repacking, as every comparison here means it."""
+    import llama_cpp
+    import llama_cpp.llama_cpp as binding
+
+    load = binding.llama_model_load_from_file
+
+    def load_without_repacking(path: bytes, params: Any) -> Any:
+        params.use_extra_bufts = False
+        return load(path, params)
+
+    binding.llama_model_load_from_file = load_without_repacking
+    return llama_cpp.Llama(model, verbose=False, **options)
+
+
+def open_ours(model: str, options: dict[str, Any]) -> Any:
+    from flexinfer import Llama
+
+    return Llama(model, verbose=False, **options)
+
+
+def _decode(llm: Any, count: int) -> list[float]:
+    times = []
+    for number in range(count):
+        began = time.perf_counter()
+        llm.eval([400 + number])
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _read(llm: Any, count: int) -> list[float]:
+    """Seconds of passes over the streamed parts with nothing computed."""
+    residency = llm._engine.residency
+    sequence = [
+        part for layout in residency.layouts.values() for part in layout.parts if not part.locked
+    ]
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        residency.begin(sequence)
+        for index in range(len(sequence)):
+            residency.acquire(index)
+            residency.release(index + 1)
+        residency.end()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
+    llm = (open_ours if kind == "ours" else open_plain)(model, options)
+    llm.eval(PROMPT)
+    _decode(llm, 2)
+    facts: dict[str, Any] = {}
+    if kind == "ours":
+        plan = llm.plan
+        facts = {
+            "memory": llm.memory_use(),
+            "streamed": plan.streamed_bytes,
+            "mode": plan.mode,
+            "predicted_s": 1 / plan.bound_tok_s,
+            "rows": sum(w.nbytes for w in plan.weights if w.use.value == "rows"),
+        }
+    print(json.dumps(facts), flush=True)
+    actions: dict[str, Callable[[Any, int], list[float]]] = {"step": _decode, "read": _read}
+    for line in sys.stdin:
+        command, count = line.split()
+        if llm.n_tokens > llm.n_ctx() - 64:
+            llm.n_tokens = len(PROMPT)
+        cpu = time.process_time()
+        before = llm.stats if kind == "ours" else None
+        times = actions[command](llm, int(count))
+        answer: dict[str, Any] = {"times": times, "cpu_s": time.process_time() - cpu}
+        if before is not None:
+            done = llm.stats - before
+            answer |= {"wait_s": done.wait_s, "segments": done.segments, "read": done.read_bytes}
+        print(json.dumps(answer), flush=True)
+    llm.close()
+
+
+def throttled(
+    stack: ExitStack, model: str, rate: int | None, memory: int | None = None
+) -> Any | None:
+    """A group with these limits for workers, or None without limits."""
+    if rate is None and memory is None:
+        return None
+    from flexinfer.cgroup import limited
+    from flexinfer.machine import device_of
+
+    device = device_of(model)
+    assert device is not None
+    reads = None if rate is None else (device, rate)
+    group: AbstractContextManager[Any] = (
+        limited(memory=memory, read_bps=reads) if rate or memory else nullcontext()
+    )
+    return stack.enter_context(group)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
