@@ -4,9 +4,28 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+TinyModel = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Writes a preset in a quantisation, once a session: ``tiny_model("tiny-moe", "q4_K")``."""
+    from flexinfer.synth import write_model
+
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(preset: str, quant: str = "q4_0") -> Path:
+        path = folder / f"{preset}-{quant}.gguf"
+        if not path.exists():
+            write_model(preset, path, quant)
+        return path
+
+    return make
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 
 from flexinfer.errors import SizeError
 
-_FORM = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kmgt]?)(i?b?)\s*", re.IGNORECASE)
+_FORM = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(?:([kmgt])(i?)(b?)|b)?\s*", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -22,9 +22,9 @@ def parse_size(text: str | int) -> int:
         match = _FORM.fullmatch(str(text))
         if match is None:
             raise SizeError(f"{text!r} is not a size; write it as 6GiB, 6GB or 6144M")
-        number, unit, suffix = match.groups()
-        base = 1000 if suffix.lower() == "b" and unit else 1024
-        size = int(float(number) * base ** _POWER[unit.lower()])
+        number, unit, binary, byte = match.groups()
+        base = 1000 if byte and not binary else 1024
+        size = int(float(number) * base ** _POWER[(unit or "").lower()])
     if size <= 0:
         raise SizeError(f"{text!r} is not a size above zero")
     return size
