@@ -1,0 +1,181 @@
+"""Which module may know which: the block diagram of the package, as a test."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+import flexinfer
+
+ROOT = Path(flexinfer.__file__).parent
+
+# Each module by its first name (``cli.run`` is ``cli``) in one layer.
+LAYERS: dict[str, set[str]] = {
+    "base": {"errors", "sizes", "gguf_types", "layout"},
+    "files": {"gguf", "gguf_header", "gguf_source"},
+    "policy": {
+        *("balance", "budget", "choice", "experts_cache", "experts_plan"),
+        *("plan", "planner", "policies", "strategies"),
+    },
+    "storage": {
+        *("directio", "experts", "locked", "memory_reader", "pages", "read_threads"),
+        *("reader", "residency", "ring", "rows", "stream"),
+    },
+    "system": {"cgroup", "groups", "machine", "probe"},
+    "native": {"_ggml", "compute_rate", "device", "experts_nodes", "graph"},
+    "engine": {"engine", "opening"},
+    "surface": {"", "__main__", "cli", "generation", "llama", "vocabulary"},
+    "synth": {"synth"},
+}
+
+# Storage and native are the two columns that never learn each other's names; the engine joins them.
+MAY_IMPORT: dict[str, set[str]] = {
+    "base": set(),
+    "files": {"base"},
+    "policy": {"base"},
+    "storage": {"base", "files", "policy"},
+    "system": {"base", "storage"},
+    "native": {"base", "policy"},
+    "engine": {"base", "files", "policy", "storage", "system", "native"},
+    "surface": {"base", "files", "policy", "storage", "system", "native", "engine", "synth"},
+    "synth": {"base"},
+}
+
+# Module to what it imports in spite of that.
+EXCEPTIONS: dict[str, set[str]] = {
+    "compute_rate": {"pages"},  # the probe multiplies in recycled pages, as the engine does
+    "experts_nodes": {"experts"},  # takes the slots of experts as data
+}
+
+# Outside modules that not everybody may import, with those who may.
+RESERVED: dict[str, set[str]] = {
+    "ctypes": {"_ggml", "device", "experts_nodes", "graph"},
+    "llama_cpp": {"_ggml", "llama", "opening", "vocabulary"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "gguf": {"synth"},
+}
+
+NOT_FOR_POLICY = {"ctypes", "mmap", "numpy", "os", "pathlib", "socket", "subprocess"}
+
+
+def first_name(module: str) -> str:
+    return module.removeprefix("flexinfer").lstrip(".").split(".")[0]
+
+
+@lru_cache(maxsize=1)
+def imports() -> dict[str, set[str]]:
+    """Full names of everything that each module of the package imports, at any depth."""
+    found: dict[str, set[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
+        found.setdefault(name, set()).update(imported(ast.parse(path.read_text())))
+    return found
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who is meant"
+            if node.module == "flexinfer":
+                yield from (f"flexinfer.{alias.name}" for alias in node.names)
+            else:
+                yield str(node.module)
+
+
+def inside(module: str) -> set[str]:
+    """First names of the package's own modules that a module imports, but for itself."""
+    ours = {name for name in imports()[module] if name.split(".")[0] == "flexinfer"}
+    known = {first_name(name) for name in imports()}
+    return {n if n in known else "" for n in map(first_name, ours)} - {first_name(module)}
+
+
+def outside(module: str) -> set[str]:
+    return {name.split(".")[0] for name in imports()[module]} - {"flexinfer"}
+
+
+def layer(name: str) -> str:
+    return next(layer for layer, names in LAYERS.items() if name in names)
+
+
+def test_each_module_has_one_place_in_the_table() -> None:
+    listed = [name for names in LAYERS.values() for name in names]
+    assert len(listed) == len(set(listed))
+    assert {first_name(module) for module in imports()} == set(listed)
+    assert set(MAY_IMPORT) == set(LAYERS)
+
+
+@pytest.mark.parametrize("module", sorted(imports()))
+def test_modules_know_only_whom_they_may(module: str) -> None:
+    name = first_name(module)
+    own = layer(name)
+    allowed = {n for other in MAY_IMPORT[own] | {own} for n in LAYERS[other]}
+    assert inside(module) - allowed - EXCEPTIONS.get(name, set()) - {""} == set()
+    if own != "surface":
+        assert "" not in inside(module), "the package itself is for its users"
+
+
+def test_exceptions_are_needed() -> None:
+    for name, others in EXCEPTIONS.items():
+        assert others <= inside(name), name
+
+
+@pytest.mark.parametrize("reserved", RESERVED)
+def test_outside_modules_stay_where_they_belong(reserved: str) -> None:
+    users = {first_name(module) for module in imports() if reserved in outside(module)}
+    assert users <= RESERVED[reserved]
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS["policy"]))
+def test_policy_computes_with_integers_only(name: str) -> None:
+    assert outside(name) & NOT_FOR_POLICY == set()
+
+
+def test_library_code_does_not_print() -> None:
+    for path in ROOT.rglob("*.py"):
+        if "cli" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            printing = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+            assert not printing, f"{path.name}:{getattr(node, 'lineno', 0)}"
+
+
+def loaded_by(code: str) -> set[str]:
+    shown = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(shown.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import flexinfer; flexinfer.__version__",
+        "import flexinfer.gguf, flexinfer.sizes, flexinfer.errors",
+        "import flexinfer.planner, flexinfer.strategies, flexinfer.budget",
+    ],
+)
+def test_what_needs_no_library_loads_none(code: str) -> None:
+    assert loaded_by(code) & {"llama_cpp", "numpy", "ctypes", "gguf", "rich"} == set()
+
+
+def test_unknown_names_of_the_package() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Lama'"):
+        _ = flexinfer.Lama
+
+
+@pytest.mark.native
+def test_the_class_is_loaded_on_demand() -> None:
+    assert "llama_cpp" in loaded_by("from flexinfer import Llama")
