@@ -6,7 +6,7 @@ engine carries them out; the command line shows them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -24,6 +24,11 @@ class Use(str, Enum):
     WHOLE = "whole"  # needed whole
     ROWS = "rows"  # a few rows a pass, read on demand
     EXPERTS = "experts"  # a matrix for each expert
+    IDLE = "idle"  # no known graph reads it; whole, if one comes up
+
+
+# Passes read none of these as a whole: they cost nothing to leave unlocked.
+ON_DEMAND = frozenset({Use.ROWS, Use.IDLE})
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Weight:
         layer: number of its block, if it has one; like `role` ("attn_q"), read only by the
             paper's strategies and by pictures.
         compute_s: seconds of one token's work with it, in memory; only ratios matter.
+        experts: matrices it consists of, of which one token uses `used`; 1 and 1 if it has none.
+        group: number of the set of weights that share its routing, if it has one.
     """
 
     name: str
@@ -45,10 +52,18 @@ class Weight:
     layer: int | None = None
     role: str | None = None
     compute_s: float = 0.0
+    experts: int = 1
+    used: int = 1
+    group: int | None = None
 
     @property
     def row_bytes(self) -> int:
         return self.nbytes // self.rows
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that one token uses."""
+        return self.nbytes // self.experts * min(self.used, self.experts)
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,10 @@ class Plan:
         slice_bytes: streamed weights above this are cut in row slices.
         locked_rows: for each weight, how many leading rows stay in memory.
         lookahead: False: a weight is read only when it is needed.
+        slots: for each group of expert weights, how many experts stay in memory.
+        expert_window: bytes that other experts pass through; 0: experts are no different from
+            other weights.
+        hit_rate: expected share of experts that a token finds in the slots.
         reasons: one sentence for each decision.
     """
 
@@ -124,6 +143,9 @@ class Plan:
     slice_bytes: int
     rates: Rates
     lookahead: bool = True
+    slots: tuple[int, ...] = ()
+    expert_window: int = 0
+    hit_rate: float = 0.0
     reasons: tuple[str, ...] = ()
 
     @property
@@ -140,12 +162,28 @@ class Plan:
 
     @property
     def streamed_bytes(self) -> int:
-        """Bytes that each pass reads (rows on demand not counted)."""
-        return sum(
+        """Bytes that each token reads; what is read on demand is not counted."""
+        return self.expert_bytes + sum(
             weight.row_bytes * (weight.rows - rows)
             for weight, rows in zip(self.weights, self.locked_rows, strict=True)
-            if weight.use is not Use.ROWS
+            if weight.use not in ON_DEMAND and not self.by_expert(weight)
         )
+
+    def by_expert(self, weight: Weight) -> bool:
+        """Whether `weight` is held expert by expert."""
+        return bool(self.expert_window) and weight.group is not None
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of experts that a token is expected to miss."""
+        used = sum(weight.token_bytes for weight in self.weights if self.by_expert(weight))
+        return round(used * (1.0 - self.hit_rate))
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of all experts' slots."""
+        sizes = group_bytes(self.weights) if self.slots else []
+        return sum(count * size for count, size in zip(self.slots, sizes, strict=True))
 
     @property
     def resident(self) -> bool:
@@ -156,7 +194,8 @@ class Plan:
     def held_bytes(self) -> int:
         """Bytes of memory for weights: locked pieces with their aligned ranges, and the window."""
         pieces = zip(self.weights, self.locked_rows, strict=True)
-        return self.window + sum(piece_cost(weight, rows) for weight, rows in pieces if rows)
+        locked = sum(piece_cost(weight, rows) for weight, rows in pieces if rows)
+        return self.window + self.expert_window + self.slot_bytes + locked
 
     @property
     def total(self) -> int:
@@ -166,7 +205,15 @@ class Plan:
     @property
     def bound_tok_s(self) -> float:
         """``1 / max(C, S / B)``: no schedule of this plan can be faster for one sequence."""
-        slowest = max(self.rates.compute_s, self.streamed_bytes / self.rates.drive)
+        compute, streamed = self.rates.compute_s, self.streamed_bytes / self.rates.drive
+        slowest = max(compute, streamed)
+        if self.expert_window:
+            # A layer's experts are known only after its router: nothing else hides their reading.
+            work = sum(weight.token_bytes for weight in self.weights)
+            chosen = sum(weight.token_bytes for weight in self.weights if self.by_expert(weight))
+            experts = compute * chosen / work
+            missed = self.expert_bytes / self.rates.drive
+            slowest = max(slowest, compute - experts + max(experts, missed))
         return 1.0 / slowest if slowest > 0 else float("inf")
 
     @property
@@ -175,6 +222,8 @@ class Plan:
         locked = f"{format_size(self.locked_bytes)} of {format_size(self.weight_bytes)}"
         if self.resident:
             return f"all {format_size(self.weight_bytes)} of weights in memory, nothing streams"
+        if not self.streamed_bytes:
+            return f"{locked} locked, nothing streams but rows of the embedding"
         return (
             f"{locked} locked, {format_size(self.streamed_bytes)} streamed per token, "
             f"about {self.bound_tok_s:.2g} tokens/s"
@@ -195,6 +244,7 @@ class Plan:
             Weight(**{**weight, "use": Use(weight["use"])}) for weight in fields["weights"]
         )
         fields["locked_rows"] = tuple(fields["locked_rows"])
+        fields["slots"] = tuple(fields["slots"])
         fields["reasons"] = tuple(fields["reasons"])
         return cls(**fields)
 
@@ -202,6 +252,20 @@ class Plan:
 def piece_cost(weight: Weight, rows: int) -> int:
     """Bytes that `rows` rows take in memory: the aligned range around them."""
     return -(-(weight.row_bytes * rows + SPAN_SLACK) // 4096) * 4096
+
+
+def expert_cost(weight: Weight) -> int:
+    """Bytes that one matrix of `weight` takes in memory."""
+    return piece_cost(weight, weight.rows // weight.experts)
+
+
+def group_bytes(weights: Iterable[Weight]) -> list[int]:
+    """Bytes of one expert, all its matrices, for each group."""
+    sizes: dict[int, int] = {}
+    for weight in weights:
+        if weight.group is not None:
+            sizes[weight.group] = sizes.get(weight.group, 0) + expert_cost(weight)
+    return [sizes[group] for group in sorted(sizes)]
 
 
 def row_slices(weight: Weight, first_row: int, slice_bytes: int) -> list[tuple[int, int]]:

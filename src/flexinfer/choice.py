@@ -1,0 +1,164 @@
+"""What a strategy decides, and what every strategy counts with.
+
+A piece is a range of rows of one weight. It is read as the aligned range around it, so each piece
+costs a little more memory than it has bytes. Rigid weights are those that cannot be cut: they are
+locked or pass through the window whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flexinfer.plan import ON_DEMAND, Use, Weight, piece_cost
+
+MIB = 1 << 20
+HUGE_PAGE = 2 * MIB
+# Locking a small tensor saves a segment of the pass; streaming it would gain nothing. Of models
+# for tests, only the smallest tensors are small.
+_SMALL = MIB
+_SMALL_SHARE = 1024
+# A weight that no known graph uses may come up after all; above this it has to do without.
+_MAX_IDLE = 64 * MIB
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a strategy decides; see `Plan` for the fields."""
+
+    locked_rows: tuple[int, ...]
+    window: int
+    slice_bytes: int
+    reasons: tuple[str, ...] = ()
+    slots: tuple[int, ...] = ()
+    expert_window: int = 0
+    hit_rate: float = 0.0
+
+
+def page_unit(nbytes: int) -> int:
+    """What `nbytes` of memory are counted in: huge pages, but small ones below 64 MiB."""
+    return HUGE_PAGE if nbytes >= 64 * MIB else 4096
+
+
+def whole_pages(nbytes: int) -> int:
+    """`nbytes` rounded up to what they are counted in."""
+    unit = page_unit(nbytes)
+    return -(-nbytes // unit) * unit
+
+
+def floor_pages(nbytes: int) -> int:
+    """`nbytes` rounded down to what they are counted in; never below zero."""
+    unit = page_unit(nbytes)
+    return max(nbytes, 0) // unit * unit
+
+
+def locked_cost(weights: Sequence[Weight], locked_rows: Sequence[int]) -> int:
+    """Bytes that the locked rows of all weights take in memory, in whole pages."""
+    pieces = zip(weights, locked_rows, strict=True)
+    return whole_pages(sum(piece_cost(weight, rows) for weight, rows in pieces if rows))
+
+
+def everything(weights: Sequence[Weight]) -> int:
+    """Bytes that lock all that a pass reads; rows on demand and idle weights are left out."""
+    return locked_cost(weights, [0 if w.use in ON_DEMAND else w.rows for w in weights])
+
+
+def is_rigid(weight: Weight) -> bool:
+    """The weight cannot be cut in row slices."""
+    return not weight.row_step or weight.rows < 2 * weight.row_step
+
+
+def rigid_cost(weights: Sequence[Weight]) -> int:
+    """Bytes that lock all rigid weights that passes read."""
+    return whole_pages(sum(map(_whole_cost, _rigid(weights))))
+
+
+def smallest_window(weights: Sequence[Weight], room: int) -> int:
+    """The least window that a pass can do with, in bytes, when weights may take `room`.
+
+    Two of the largest pieces: one node may read two weights. Rigid weights count only when
+    `room` does not hold all of them locked beside the window of the others.
+    """
+    least = _window_of_slices(weights)
+    if rigid_cost(weights) + least <= room:
+        return least
+    return max(least, whole_pages(2 * max(map(_whole_cost, _rigid(weights)), default=0)))
+
+
+def smallest_room(weights: Sequence[Weight]) -> int:
+    """The fewest bytes for weights that a pass can do with."""
+    rigid_locked = rigid_cost(weights) + _window_of_slices(weights)
+    return min(smallest_window(weights, 0), rigid_locked, everything(weights))
+
+
+def lock_fixed(weights: Sequence[Weight], capacity: int) -> list[int]:
+    """Rows of the weights that every strategy locks first: rigid and small ones, smallest first.
+
+    Rigid ones that do not fit all are left to the window, but for those needed whole.
+    """
+    locked = [0] * len(weights)
+    left = capacity
+    for i in _fixed(weights, capacity):
+        cost = _whole_cost(weights[i])
+        if cost > left:
+            break
+        locked[i] = weights[i].rows
+        left -= cost
+    return locked
+
+
+def lock_on_demand(weights: Sequence[Weight], locked: list[int], room: int) -> None:
+    """Lock weights that passes read by rows or never, smallest first, in what is left."""
+    for i in sorted(range(len(weights)), key=lambda i: weights[i].nbytes):
+        if weights[i].use in ON_DEMAND:
+            locked[i] = weights[i].rows
+            if locked_cost(weights, locked) > room:
+                locked[i] = 0
+
+
+def rows_within(weight: Weight, nbytes: int) -> int:
+    """How many leading rows fit: all, or a multiple of the step that leaves a step to stream."""
+    if _whole_cost(weight) <= nbytes:
+        return weight.rows
+    if is_rigid(weight):
+        return 0
+    step = weight.row_step
+    rows = min((nbytes - piece_cost(weight, 0)) // weight.row_bytes, weight.rows - step)
+    return max(rows // step * step, 0)
+
+
+def _window_of_slices(weights: Sequence[Weight]) -> int:
+    idle = [_whole_cost(w) for w in weights if w.use is Use.IDLE and w.nbytes <= _MAX_IDLE]
+    cut = max((_slice_cost(w) for w in weights if _is_cut(w)), default=0)
+    return whole_pages(max([2 * cut, *idle]))
+
+
+def _fixed(weights: Sequence[Weight], capacity: int) -> list[int]:
+    read = [i for i, weight in enumerate(weights) if weight.use not in ON_DEMAND]
+    small = min(_SMALL, sum(weights[i].nbytes for i in read) // _SMALL_SHARE)
+    all_rigid = rigid_cost(weights) <= capacity
+    fixed = (
+        i
+        for i in read
+        if weights[i].nbytes <= small
+        or weights[i].use is Use.WHOLE
+        or (all_rigid and is_rigid(weights[i]))
+    )
+    return sorted(fixed, key=lambda i: weights[i].nbytes)
+
+
+def _rigid(weights: Sequence[Weight]) -> list[Weight]:
+    return [w for w in weights if w.use not in ON_DEMAND and is_rigid(w)]
+
+
+def _is_cut(weight: Weight) -> bool:
+    return weight.use not in ON_DEMAND and not is_rigid(weight)
+
+
+def _whole_cost(weight: Weight) -> int:
+    return piece_cost(weight, weight.rows)
+
+
+def _slice_cost(weight: Weight) -> int:
+    # The last slice takes the remainder of the rows: at most two steps.
+    return piece_cost(weight, 2 * weight.row_step)
