@@ -17,6 +17,7 @@ from flexinfer._ggml import CGraph
 from flexinfer.budget import Ledger
 from flexinfer.device import InnerBackend
 from flexinfer.errors import BudgetError, EngineError
+from flexinfer.experts_nodes import Routed, Routing, Scratch
 from flexinfer.graph import Program, Step
 from flexinfer.plan import Plan
 from flexinfer.residency import Residency
@@ -67,6 +68,7 @@ class Engine:
         ledger.add_reclaimer(self.reclaim)
         self._lock = threading.RLock()
         self._stats = PassStats()
+        self._scratch = Scratch()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -207,6 +209,15 @@ class Engine:
         while position < len(steps):
             self.check()
             first = position
+            routed = steps[position].routed
+            if routed is not None:
+                status, computed = self._experts(backend, program, routed)
+                segments += computed
+                position += 1
+                if status != _ggml.STATUS_SUCCESS:
+                    self.residency.stop()
+                    return status, segments
+                continue
             self._place(steps[position])
             position += 1
             position = self._merge(steps, first, position)
@@ -218,6 +229,22 @@ class Engine:
                 return status, segments
             self._release(steps, first, position)
         return status, segments
+
+    def _experts(
+        self, backend: InnerBackend, program: Program, routed: Routed
+    ) -> tuple[int, int]:
+        """Compute the nodes of a routed step, expert by expert as they arrive."""
+        routing = Routing(routed, self._scratch)
+        segments = 0
+        for ready in self.residency.fetch_experts(routing.batch):
+            for array, count in routing.segments(ready):
+                status = backend.compute(program.segment_of(array, count))
+                segments += 1
+                if status != _ggml.STATUS_SUCCESS:
+                    return status, segments
+                routing.finish()
+            self.check()
+        return _ggml.STATUS_SUCCESS, segments
 
     def _place(self, step: Step) -> None:
         for load in step.loads:
@@ -236,7 +263,7 @@ class Engine:
             step = steps[position]
             room -= step.stream_bytes
             names = {load.part.name for load in step.loads}
-            if room < 0 or step.lookups or names & placed:
+            if room < 0 or step.routed or step.lookups or names & placed:
                 break
             if not all(self.residency.ready(load.index) for load in step.loads):
                 break

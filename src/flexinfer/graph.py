@@ -16,7 +16,8 @@ from functools import lru_cache
 from flexinfer import _ggml
 from flexinfer._ggml import CGraph, Tensor
 from flexinfer.errors import EngineError
-from flexinfer.layout import Layout, Part, RowTable
+from flexinfer.experts_nodes import Routed
+from flexinfer.layout import ExpertPlace, Layout, Part, RowTable
 from flexinfer.plan import Use
 
 # type, ne, nb, op, src, view_src, view_offs, data; buffer, op_params and flags are skipped
@@ -105,6 +106,29 @@ def _use(node: Node, position: int, direct: bool) -> Use:
     return Use.WHOLE
 
 
+@dataclass(frozen=True)
+class ExpertUse:
+    """Weights with the same `group` get their ids from the same tensor, `used` for each token."""
+
+    group: int
+    used: int
+
+
+def note_expert_uses(
+    nodes: Sequence[Node], weights: Mapping[int, object], known: dict[int, ExpertUse]
+) -> None:
+    """Add to `known` the weights that `MUL_MAT_ID` reads matrix by matrix."""
+    by_ids: dict[int, list[int]] = {}
+    for node in nodes:
+        if node.computes and node.op == operation("MUL_MAT_ID") and node.sources[0] in weights:
+            by_ids.setdefault(node.sources[2], []).append(node.sources[0])
+    for ids, members in by_ids.items():
+        group = next((known[m].group for m in members if m in known), len(known))
+        used = read_node(ids).ne[0]
+        for member in members:
+            known.setdefault(member, ExpertUse(group, used))
+
+
 def _combined(found: set[Use]) -> Use:
     if found == {Use.MATMUL, Use.ROWS}:
         return Use.MATMUL
@@ -168,16 +192,18 @@ def _vectors(tensor: Tensor, ne: Sequence[int]) -> Iterator[int]:
 class Step:
     """Nodes ``start`` to ``stop`` of a program, to be computed once `loads` are in memory.
 
-    `releases` are indices of loads that no later step uses.
+    `releases` are indices of loads that no later step uses. A step with `routed` computes only
+    those nodes, none of its own.
     """
 
-    __slots__ = ("loads", "lookups", "releases", "start", "stop", "stream_bytes")
+    __slots__ = ("loads", "lookups", "releases", "routed", "start", "stop", "stream_bytes")
 
     def __init__(self, start: int) -> None:
         self.start = start
         self.stop = start
         self.loads: list[Load] = []
         self.lookups: list[RowLookup] = []
+        self.routed: Routed | None = None
         self.releases = 0
         self.stream_bytes = 0
 
@@ -200,6 +226,7 @@ class Program:
         self.sequence: list[Part] = []
         self._layouts = layouts
         self._nodes: list[int] = []
+        self._routed: dict[tuple[int, int], Routed] = {}
         self._private: list[Tensor] = []
         for address in node_addresses(CGraph.from_address(graph_address)):
             self._add(read_node(address))
@@ -213,7 +240,8 @@ class Program:
     @property
     def untouched(self) -> bool:
         """True when the graph can be computed as it is."""
-        return not self._private and len(self.steps) == 1 and not self.steps[0].lookups
+        step = self.steps[0]
+        return not (self._private or len(self.steps) > 1 or step.lookups or step.routed)
 
     def begin(self, graph_address: int) -> None:
         """Take over the graph's tables for this pass."""
@@ -221,8 +249,12 @@ class Program:
 
     def segment(self, start: int, stop: int) -> CGraph:
         """A graph of the nodes `start` to `stop`; valid until the next call."""
-        self._segment.nodes = ctypes.addressof(self._array) + 8 * start
-        self._segment.n_nodes = stop - start
+        return self.segment_of(self._array, stop - start, start)
+
+    def segment_of(self, array: ctypes.Array[ctypes.c_uint64], count: int, at: int = 0) -> CGraph:
+        """A graph of `count` nodes of an array of their addresses; valid until the next call."""
+        self._segment.nodes = ctypes.addressof(array) + 8 * at
+        self._segment.n_nodes = count
         return self._segment
 
     # -- building -----------------------------------------------------------------------------
@@ -232,6 +264,9 @@ class Program:
             for position, source in enumerate(node.sources):
                 if source and (root := root_of(source, self._layouts)):
                     layout = self._layouts[root]
+                    if layout.experts:
+                        self._route(node, position, layout, layout.experts)
+                        return
                     if position == 0 and layout.table and node.op == operation("GET_ROWS"):
                         self._look_up(node, root, layout.table)
                     elif len(layout.parts) == 1:
@@ -239,12 +274,17 @@ class Program:
                     else:
                         self._slice(node, position, layout)
                         return
-        self._nodes.append(node.address)
+        self._append(node.address)
+
+    def _append(self, address: int) -> None:
+        if self.steps[-1].routed is not None:
+            self._open()
+        self._nodes.append(address)
 
     def _open(self) -> Step:
         """The step that the next node belongs to, new if the last one has nodes already."""
         step = self.steps[-1]
-        if len(self._nodes) > step.start:
+        if len(self._nodes) > step.start or step.routed is not None:
             self._close()
             step = Step(len(self._nodes))
             self.steps.append(step)
@@ -253,6 +293,20 @@ class Program:
     def _close(self) -> None:
         self.steps[-1].stop = len(self._nodes)
         self.steps[-1].releases = len(self.sequence)
+
+    def _route(self, node: Node, position: int, layout: Layout, place: ExpertPlace) -> None:
+        """Add an expert node to the step before, if it has the same routing, or to a new one."""
+        if node.op != operation("MUL_MAT_ID") or position != 0:
+            raise EngineError(f"{layout.name} is held by expert but another operation needs it")
+        ids = node.sources[2]
+        routed = self.steps[-1].routed
+        if routed is None or not routed.takes(place.group, ids, node.sources[1]):
+            before = self._routed.get((place.group, ids))
+            routed = self._open().routed = Routed(place.group, ids, first=before is None)
+            if before is not None:
+                before.next = routed
+            self._routed[place.group, ids] = routed
+        routed.add(node.address, place.member)
 
     def _look_up(self, node: Node, root: int, table: RowTable) -> None:
         step = self._open()
@@ -276,7 +330,7 @@ class Program:
 
     def _load(self, part: Part, absent: int) -> Load:
         step = self.steps[-1]
-        if len(self._nodes) == step.start:
+        if len(self._nodes) == step.start and step.routed is None:
             for load in step.loads:
                 if load.part is part:
                     return load
@@ -302,7 +356,7 @@ class Program:
             product.data += part.first_row * product.nb[0]
             self._private += (weight, product)
             self._need(part, layout.absent, ctypes.addressof(weight), ctypes.addressof(weight))
-            self._nodes.append(ctypes.addressof(product))
+            self._append(ctypes.addressof(product))
 
 
 def _copy(address: int) -> Tensor:

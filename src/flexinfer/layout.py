@@ -55,13 +55,23 @@ class RowTable:
 
 
 @dataclass(frozen=True)
+class ExpertPlace:
+    """A weight whose matrices the store of experts holds: matrix `member` of a `group`."""
+
+    group: int
+    member: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """All parts of one weight, by rows; `table` when `GET_ROWS` reads it row by row.
 
-    `absent` is an address that faults when it is read.
+    `absent` is an address that faults when it is read. With `experts` there are no parts: the
+    store of experts has them, matrix by matrix.
     """
 
     name: str
     absent: int
     parts: tuple[Part, ...]
     table: RowTable | None = None
+    experts: ExpertPlace | None = None

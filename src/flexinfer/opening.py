@@ -88,6 +88,7 @@ class Opening:
         self._device: Device = device()
         self._loading: Loading | None = None
         self._uses: dict[int, Use] = {}
+        self._routing: dict[int, graph.ExpertUse] = {}
         self._measured: dict[tuple[int, int], _Measured] = {}
         self._began = process_memory()
         self._overhead = 0
@@ -181,7 +182,12 @@ class Opening:
                 for tensor, info in found
                 if self._uses.get(tensor.address) is Use.ROWS
             )
-            overhead = base + GROWTH + measured.work + rows
+            gathered = max((
+                ubatch * 4 * 2 * sum(info.shape[:2])
+                for tensor, info in found
+                if self._uses.get(tensor.address) is Use.EXPERTS
+            ), default=0)
+            overhead = base + GROWTH + measured.work + rows + gathered
             return Costs(overhead, measured.kv, measured.compute)
 
         found = self._find_weights()
@@ -252,7 +258,19 @@ class Opening:
             row_step=step if info.rows > step else 0,
             layer=int(block[1]) if block else None,
             role=block[2] if block else None,
+            **self._expert_fields(tensor, use),
         )
+
+    def _expert_fields(self, tensor: WeightTensor, use: Use) -> dict[str, int]:
+        routing = self._routing.get(tensor.address)
+        if routing is None or use is not Use.EXPERTS:
+            return {}
+        groups = sorted({
+            routing.group for address, routing in self._routing.items()
+            if self._uses[address] is Use.EXPERTS
+        })
+        experts = tensor.shape[2]
+        return {"experts": experts, "used": routing.used, "group": groups.index(routing.group)}
 
     # -- measuring ----------------------------------------------------------------------------
 
@@ -297,7 +315,9 @@ class Opening:
     def _note_uses(self, graph_address: int) -> None:
         assert self._loading is not None
         weights = {weight.address: weight for weight in self._loading.weights}
-        for address, use in graph.weight_uses(graph.read_nodes(graph_address), weights).items():
+        nodes = graph.read_nodes(graph_address)
+        graph.note_expert_uses(nodes, weights, self._routing)
+        for address, use in graph.weight_uses(nodes, weights).items():
             known = self._uses.setdefault(address, use)
             if known is not use:
                 self._uses[address] = (

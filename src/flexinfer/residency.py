@@ -7,11 +7,12 @@ model's memory meanwhile; `apply` changes the plan between passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from flexinfer.experts import Batch, ExpertStore, Matrix, Ready
 from flexinfer.gguf import TensorInfo
-from flexinfer.layout import Layout, Part, RowTable
+from flexinfer.layout import ExpertPlace, Layout, Part, RowTable
 from flexinfer.locked import LockedSet
 from flexinfer.plan import SPAN_SLACK, Plan, Use, Weight, row_slices
 from flexinfer.reader import Reader
@@ -52,12 +53,15 @@ class Residency:
         self._reader = reader
         self._check = check
         self._rows: dict[int, RowStore] = {}
+        self._places: dict[int, ExpertPlace] = {}
         self._row_bytes = 0
         self._earlier = Counters()
+        self.experts: ExpertStore | None = None
         self._missing: list[Part] = []
         # Address space for everything, so that a plan can grow; only what is read is backed.
         self._locked = LockedSet(sum(one.weight.nbytes + SPAN_SLACK for one in held))
         self._stream = self._new_stream(plan)
+        self._hold_experts(plan)
         self._lay_out(plan)
 
     def __repr__(self) -> str:
@@ -107,6 +111,11 @@ class Residency:
         self._row_bytes += store.fetch(rows)
         return table.address
 
+    def fetch_experts(self, batch: Batch) -> Iterator[Ready]:
+        """Experts as they arrive in memory; see `ExpertStore.fetch`."""
+        assert self.experts is not None
+        return self.experts.fetch(batch)
+
     def release(self, index: int) -> None:
         """The loads before `index` are used up."""
         self._stream.release(index)
@@ -123,11 +132,15 @@ class Residency:
     def stop(self) -> None:
         """Drop everything under way after a failed or interrupted pass."""
         self._stream.stop()
+        if self.experts is not None:
+            self.experts.stop()
         self.end()
 
     def close(self) -> None:
         """Give all memory back and end the reader; may be called again."""
         self._stream.close()
+        if self.experts is not None:
+            self.experts.close()
         self._locked.close()
         for store in self._rows.values():
             store.close()
@@ -144,7 +157,10 @@ class Residency:
         """
         self._stream.close()
         self._earlier.add(self._stream.counters)
+        kept = self.experts is not None and _same_experts(self.plan, plan)
         self.plan = plan
+        if not kept:
+            self._hold_experts(plan)
         self._lay_out(plan)
         self._stream = self._new_stream(plan)
         self.version += 1
@@ -155,12 +171,44 @@ class Residency:
         self._stream.close()
         for part in locked:
             self._locked.forget(part)
+        self._hold_experts(self.plan)
         self.apply(self.plan)
 
     def _new_stream(self, plan: Plan) -> Stream:
         return Stream(
             self._reader, self._locked, plan.window, lookahead=plan.lookahead, check=self._check
         )
+
+    def _hold_experts(self, plan: Plan) -> None:
+        """New slots and window for experts; those there were go back before."""
+        recorder = None
+        if self.experts is not None:
+            recorder = self.experts.recorder
+            self.experts.close()
+            self.experts = None
+        if plan.expert_window:
+            self.experts = ExpertStore(
+                self._expert_groups(),
+                plan.slots,
+                plan.expert_window,
+                self._reader,
+                self._earlier,
+                self._check,
+            )
+            self.experts.recorder = recorder
+
+    def _expert_groups(self) -> list[list[Matrix]]:
+        groups: dict[int, list[Matrix]] = {}
+        for held in self._held:
+            weight, info = held.weight, held.info
+            if weight.group is not None:
+                size = info.nbytes // weight.experts
+                matrix = Matrix(info.name, info.file, info.offset, size)
+                groups.setdefault(weight.group, []).append(matrix)
+                self._places[held.address] = ExpertPlace(
+                    weight.group, len(groups[weight.group]) - 1
+                )
+        return [groups[group] for group in sorted(groups)]
 
     def _lay_out(self, plan: Plan) -> None:
         kept = {
@@ -180,6 +228,8 @@ class Residency:
     def _layout(
         self, held: Held, locked_rows: int, slice_bytes: int, known: Part | None
     ) -> Layout:
+        if self.plan.by_expert(held.weight):
+            return Layout(held.info.name, held.absent, (), experts=self._places[held.address])
         table = None
         if locked_rows < held.weight.rows and held.weight.use in (Use.ROWS, Use.MATMUL):
             table = self._row_table(held)
@@ -198,6 +248,10 @@ class Residency:
                 whole, held.info.row_bytes, self._reader
             )
         return store.table
+
+
+def _same_experts(plan: Plan, other: Plan) -> bool:
+    return (plan.slots, plan.expert_window) == (other.slots, other.expert_window)
 
 
 def _part(held: Held, first: int, rows: int, locked: bool) -> Part:
