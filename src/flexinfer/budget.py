@@ -7,7 +7,8 @@ outside the lock, before a charge that does not fit is refused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 from flexinfer.errors import BudgetError
@@ -18,39 +19,52 @@ Reclaimer = Callable[[int], int]
 
 
 class Ledger:
-    """Accounts in bytes that together stay within `limit` (None: counted, never refused)."""
+    """Accounts in bytes that together stay within `limit` (None: counted, never refused).
 
-    def __init__(self, limit: int | None = None) -> None:
+    Args:
+        limit: bytes.
+        observe: the process's anonymous bytes, for what nobody announces (see `phase`).
+    """
+
+    def __init__(self, limit: int | None = None, observe: Callable[[], int] | None = None) -> None:
         self._limit = limit
+        self._observe = observe
         self._accounts: dict[str, int] = {}
         self._reclaimers: list[Reclaimer] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         limit = "no limit" if self._limit is None else format_size(self._limit)
-        return f"<Ledger {format_size(self.used)} of {limit}, {dict(self._accounts)}>"
+        held = "".join(f", {name} {format_size(n)}" for name, n in self.accounts.items())
+        return f"<Ledger {format_size(self.used)} of {limit}{held}>"
 
     @property
     def limit(self) -> int | None:
+        """Bytes; lowering it asks the reclaimers, which may give too little: see `free`."""
         return self._limit
 
     @limit.setter
     def limit(self, limit: int | None) -> None:
         with self._lock:
             self._limit = limit
+        self._reclaim(0)
 
     @property
     def accounts(self) -> Mapping[str, int]:
-        return MappingProxyType(self._accounts)
+        """The accounts as they are now."""
+        with self._lock:
+            return MappingProxyType(dict(self._accounts))
 
     @property
     def used(self) -> int:
-        return sum(self._accounts.values())
+        with self._lock:
+            return sum(self._accounts.values())
 
     @property
     def free(self) -> int | None:
         """Bytes left; negative after the limit was lowered; None without a limit."""
-        return None if self._limit is None else self._limit - self.used
+        with self._lock:
+            return None if self._limit is None else self._limit - self.used
 
     def charge(self, account: str, nbytes: int) -> None:
         """Take `nbytes` for `account`, asking the reclaimers when they do not fit.
@@ -58,25 +72,23 @@ class Ledger:
         Raises:
             BudgetError: they do not fit and nobody can give back enough.
         """
-        if self._try(account, nbytes):
-            return
-        for reclaim in list(self._reclaimers):
-            missing = nbytes - (self.free or 0)
-            if missing > 0:
-                reclaim(missing)
-            if self._try(account, nbytes):
-                return
-        raise BudgetError(
-            f"{account} needs {format_size(nbytes)} more, but {self._arithmetic()}; "
-            "give a larger memory budget"
-        )
+        if nbytes < 0:
+            raise ValueError(f"{account} cannot be charged {nbytes} bytes; release them")
+        while not self._try(account, nbytes):
+            if not self._reclaim(nbytes):
+                raise BudgetError(
+                    f"{account} needs {format_size(nbytes)} more, but {self._arithmetic()}; "
+                    "give a larger memory budget"
+                )
 
     def release(self, account: str, nbytes: int) -> None:
         """Give `nbytes` of `account` back."""
         with self._lock:
             left = self._accounts.get(account, 0) - nbytes
-            if left < 0:
-                raise ValueError(f"{account} gives back more than it holds, by {-left} bytes")
+            if nbytes < 0 or left < 0:
+                raise ValueError(
+                    f"{account} holds {left + nbytes} bytes and cannot give back {nbytes}"
+                )
             self._set(account, left)
 
     def set(self, account: str, nbytes: int) -> None:
@@ -84,17 +96,52 @@ class Ledger:
         with self._lock:
             self._set(account, nbytes)
 
+    @contextmanager
+    def phase(self, account: str) -> Iterator[None]:
+        """Add to `account` what the process grew by meanwhile beyond what others announced.
+
+        The growth is a fact, so it is recorded even where it does not fit.
+        """
+        observe = self._observe
+        if observe is None:
+            raise ValueError("this ledger was given nothing to observe")
+        seen, announced = observe(), self.used
+        try:
+            yield
+        finally:
+            grown = observe() - seen
+            with self._lock:
+                unannounced = grown - (self.used - announced)
+                if unannounced > 0:
+                    self._set(account, self._accounts.get(account, 0) + unannounced)
+
     def add_reclaimer(self, reclaim: Reclaimer) -> None:
+        """Ask `reclaim` for bytes when a charge does not fit; the one added last is asked last."""
         with self._lock:
             self._reclaimers.append(reclaim)
 
     def remove_reclaimer(self, reclaim: Reclaimer) -> None:
         with self._lock:
-            self._reclaimers = [r for r in self._reclaimers if r != reclaim]
+            self._reclaimers = [known for known in self._reclaimers if known != reclaim]
+
+    def _reclaim(self, nbytes: int) -> bool:
+        """Ask for what `nbytes` more lack, until they fit; whether they do now."""
+        with self._lock:
+            reclaimers = tuple(self._reclaimers)
+        for reclaim in reclaimers:
+            missing = self._missing(nbytes)
+            if not missing:
+                break
+            reclaim(missing)
+        return not self._missing(nbytes)
+
+    def _missing(self, nbytes: int) -> int:
+        free = self.free
+        return 0 if free is None else max(nbytes - free, 0)
 
     def _try(self, account: str, nbytes: int) -> bool:
         with self._lock:
-            if self._limit is not None and self.used + nbytes > self._limit:
+            if self._missing(nbytes):
                 return False
             self._set(account, self._accounts.get(account, 0) + nbytes)
             return True
@@ -106,5 +153,5 @@ class Ledger:
             self._accounts.pop(account, None)
 
     def _arithmetic(self) -> str:
-        held = ", ".join(f"{name} {format_size(n)}" for name, n in self._accounts.items())
+        held = ", ".join(f"{name} {format_size(n)}" for name, n in self.accounts.items())
         return f"{held or 'nothing'} of {format_size(self._limit or 0)} are in use"
