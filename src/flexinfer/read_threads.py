@@ -6,6 +6,7 @@ short lock.
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from queue import Empty, SimpleQueue
 
 from flexinfer.directio import OpenFile
 from flexinfer.errors import ReadError
+
+# A thread in a read that hangs is left behind when the process ends.
+_EXIT_SECONDS = 5.0
 
 
 class Transfer:
@@ -88,6 +92,8 @@ class ReadThreads:
         ]
         for thread in self.threads:
             thread.start()
+        # Later the interpreter runs no thread any more, and a transfer under way never ends.
+        atexit.register(self._exit)
 
     @property
     def busy_s(self) -> float:
@@ -142,6 +148,11 @@ class ReadThreads:
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _exit(self) -> None:
+        self.drop_queued()
+        self.end()
+        self.join(_EXIT_SECONDS)
+
     def _serve(self) -> None:
         while (piece := self.queue.get()) is not None:
             error: ReadError | None = None
@@ -161,6 +172,7 @@ class ReadThreads:
             last = not self._serving
         # The last one out closes: no thread can read from a descriptor's number used again.
         if last:
+            atexit.unregister(self._exit)
             for file in self.files:
                 file.close()
 
