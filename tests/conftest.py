@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-TinyModel = Callable[[str, str], Path]
+TinyModel = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")

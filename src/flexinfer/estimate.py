@@ -7,7 +7,6 @@ measures the same things: there the names below play no part.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexinfer.gguf import Catalogue

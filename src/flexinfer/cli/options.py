@@ -78,6 +78,11 @@ def sampling_options(command: Command) -> Command:
     )
 
 
+def needs_flash_attention(kv_type: str) -> bool:
+    """Whether llama.cpp has this KV cache type only with flash attention."""
+    return kv_type in _NEEDS_FLASH_ATTENTION
+
+
 def llama_options(
     memory: int | None,
     weight_memory: int | None,
@@ -95,8 +100,7 @@ def llama_options(
         "n_threads_batch": threads,
         "type_k": KV_TYPES[kv_type],
         "type_v": KV_TYPES[kv_type],
-        # llama.cpp has no quantised V cache without it.
-        "flash_attn": flash_attn or kv_type in _NEEDS_FLASH_ATTENTION,
+        "flash_attn": flash_attn or needs_flash_attention(kv_type),
         "strategy": strategy,
         "window": window,
     }

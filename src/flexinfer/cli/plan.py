@@ -1,0 +1,193 @@
+"""`flexinfer plan`: what would stay in memory, what would stream, and how fast that would be."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flexinfer.cli.options import KV_TYPES, engine_options, needs_flash_attention
+from flexinfer.sizes import format_size
+
+if TYPE_CHECKING:
+    from flexinfer.forecast import Forecast
+    from flexinfer.gguf import Catalogue
+    from flexinfer.machine import Machine
+    from flexinfer.plan import Plan
+
+_CONTEXT = 512
+_UBATCH = 512
+_RATE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(?:tok(?:ens?)?/s)?\s*")
+
+
+def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Tokens a second, such as 3tok/s."""
+    if value is None:
+        return None
+    match = _RATE.fullmatch(value)
+    if match is None or float(match[1]) <= 0:
+        raise click.BadParameter(f"{value!r} is not a rate; write it as 3tok/s", ctx, param)
+    return float(match[1])
+
+
+@click.command(name="plan")
+@click.argument("model")
+@engine_options
+@click.option("--for", "rate", callback=_rate, help="The smallest budget for a rate, as 3tok/s.")
+@click.option("--curve", "with_curve", is_flag=True, help="Predicted rates of other budgets.")
+@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw into a file.")
+@click.option("-v", "--verbose", is_flag=True, help="The reasons for each decision.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a picture.")
+def command(
+    model: str,
+    rate: float | None,
+    with_curve: bool,
+    png: Path | None,
+    verbose: bool,
+    as_json: bool,
+    **engine: Any,
+) -> None:
+    """Show what a memory budget would do for MODEL, from its header alone."""
+    from flexinfer.machine import Machine
+
+    machine = Machine.detect()
+    catalogue = _catalogue(model)
+    forecast = _forecast(catalogue, machine, **engine)
+    if rate is not None:
+        forecast = _at(forecast, forecast.budget_for(rate))
+    plan = forecast.plan()
+    if png is not None:
+        from flexinfer.show.png import save_png
+
+        save_png(plan, png, catalogue.name)
+    if as_json:
+        click.echo(json.dumps(_document(catalogue, forecast, plan, with_curve), indent=2))
+        return
+    _show(catalogue, forecast, plan, with_curve)
+    _advise(forecast, machine, rate)
+    if verbose:
+        for reason in plan.reasons:
+            click.echo(f"  {reason}")
+
+
+def _catalogue(model: str) -> Catalogue:
+    from flexinfer.gguf import read_catalogue
+
+    return read_catalogue(model)
+
+
+def _forecast(
+    catalogue: Catalogue,
+    machine: Machine,
+    *,
+    memory: int | None,
+    weight_memory: int | None,
+    ctx: int | None,
+    threads: int | None,
+    ubatch: int | None,
+    kv_type: str,
+    strategy: str,
+    window: int | None,
+    flash_attn: bool,
+) -> Forecast:
+    from flexinfer.estimate import estimate_costs, estimate_weights
+    from flexinfer.forecast import Forecast
+    from flexinfer.plan import Request
+    from flexinfer.rates import drive_for, measure_rates
+
+    cores = threads or machine.cores
+    weights = estimate_weights(catalogue, cores)
+    kind = KV_TYPES[kv_type]
+    request = Request(
+        budget=memory or machine.default_budget,
+        ctx=ctx or _CONTEXT,
+        ubatch=ubatch or _UBATCH,
+        strategy=strategy,
+        weight_memory=weight_memory,
+        window=window,
+        min_ctx=min(_CONTEXT, ctx or _CONTEXT),
+    )
+    flash = flash_attn or needs_flash_attention(kv_type)
+    costs = estimate_costs(catalogue, (kind, kind), flash_attention=flash)
+    rates = measure_rates(catalogue, weights, drive_for(catalogue), cores)
+    return Forecast(weights, request, costs, rates)
+
+
+def _at(forecast: Forecast, budget: int) -> Forecast:
+    from dataclasses import replace
+
+    return replace(forecast, request=replace(forecast.request, budget=budget))
+
+
+def _document(
+    catalogue: Catalogue, forecast: Forecast, plan: Plan, with_curve: bool
+) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "model": catalogue.name,
+        "architecture": catalogue.architecture,
+        "files": list(catalogue.paths),
+        "budget": plan.request.budget,
+        "smallest_budget": forecast.smallest,
+        "weight_bytes": plan.weight_bytes,
+        "locked_bytes": plan.locked_bytes,
+        "streamed_bytes": plan.streamed_bytes,
+        "bound_tok_s": plan.bound_tok_s,
+        "plan": plan.to_json(),
+    }
+    if with_curve:
+        document["curve"] = [{"budget": budget, "tok_s": rate} for budget, rate in forecast.curve()]
+    return document
+
+
+def _show(catalogue: Catalogue, forecast: Forecast, plan: Plan, with_curve: bool) -> None:
+    from rich.console import Console
+
+    from flexinfer.show import terminal
+
+    width = max(shutil.get_terminal_size((100, 24)).columns, 60)
+    console = Console(width=width, highlight=False)
+    console.print(f"{catalogue.name}: {catalogue.architecture}, {_size(catalogue)}")
+    console.print(f"context {plan.ctx}, ubatch {plan.ubatch}, strategy {plan.request.strategy}\n")
+    console.print(terminal.picture(plan, min(width, 120)))
+    console.print()
+    console.print(terminal.memory_bar(plan, min(width - 2, 76)))
+    console.print()
+    console.print(plan.mode)
+    console.print(_formula(plan))
+    if with_curve:
+        console.print()
+        console.print(terminal.curve(forecast.curve(), plan.request.budget))
+
+
+def _size(catalogue: Catalogue) -> str:
+    files = len(catalogue.paths)
+    shards = f" in {files} files" if files > 1 else ""
+    return f"{len(catalogue.tensors)} tensors, {format_size(catalogue.nbytes)}{shards}"
+
+
+def _formula(plan: Plan) -> str:
+    rates = plan.rates
+    streamed, drive = format_size(plan.streamed_bytes), f"{rates.drive / 1e9:.2f} GB/s"
+    seconds = plan.streamed_bytes / rates.drive
+    return (
+        f"1 / max(C, S/B) = 1 / max({rates.compute_s:.3f} s computing, {streamed} / {drive} = "
+        f"{seconds:.3f} s reading) = {plan.bound_tok_s:.3g} tokens/s (rates: {rates.source})"
+    )
+
+
+def _advise(forecast: Forecast, machine: Machine, rate: float | None) -> None:
+    budget = forecast.request.budget
+    if rate is not None:
+        click.echo(f"{rate:.3g} tokens/s need --memory {_option(budget)}")
+        return
+    advice = forecast.advice(machine.default_budget)
+    if advice is not None:
+        click.echo(f"--memory {_option(advice[0])} would give about {advice[1]:.2g} tokens/s")
+
+
+def _option(nbytes: int) -> str:
+    return f"{-(-nbytes // (1 << 20))}MiB"

@@ -1,0 +1,1 @@
+"""Plans as people look at them: terminal picture, tables, PNG."""

@@ -1,0 +1,73 @@
+"""A plan as a grid of layers by tensors: what both the terminal and the PNG draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flexinfer.plan import ON_DEMAND, Plan, Use, Weight
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`nbytes` of weights, of which `locked` stay; `on_demand`: read by rows, never as a whole."""
+
+    nbytes: int = 0
+    locked: int = 0
+    on_demand: bool = False
+
+    @property
+    def share(self) -> float:
+        """Of the bytes, what stays in memory."""
+        return self.locked / self.nbytes if self.nbytes else 0.0
+
+    def __add__(self, other: Cell) -> Cell:
+        return Cell(
+            self.nbytes + other.nbytes,
+            self.locked + other.locked,
+            self.on_demand or other.on_demand,
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows are kinds of tensors, columns are layers; `others` are weights outside of layers."""
+
+    layers: tuple[int, ...]
+    kinds: tuple[str, ...]
+    cells: dict[tuple[str, int], Cell]
+    others: dict[str, Cell]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Grid:
+        cells: dict[tuple[str, int], Cell] = {}
+        others: dict[str, Cell] = {}
+        for weight, rows in zip(plan.weights, plan.locked_rows, strict=True):
+            cell = _cell(plan, weight, rows)
+            if weight.layer is None:
+                others[weight.name.removesuffix(".weight")] = cell
+                continue
+            # Norms, biases and the like: too small to be seen beside matrices.
+            kind = "small" if weight.use is Use.WHOLE else weight.role or "other"
+            key = (kind, weight.layer)
+            cells[key] = cells.get(key, Cell()) + cell
+        layers = sorted({layer for _, layer in cells})
+        return cls(tuple(layers), tuple(_ordered(kind for kind, _ in cells)), cells, others)
+
+    def total(self, kind: str) -> Cell:
+        """All layers of one kind together."""
+        return sum((self.cells.get((kind, layer), Cell()) for layer in self.layers), Cell())
+
+
+def _cell(plan: Plan, weight: Weight, rows: int) -> Cell:
+    if plan.by_expert(weight) and weight.group is not None:
+        slots = plan.slots[weight.group]
+        locked = weight.nbytes // weight.experts * min(slots, weight.experts)
+        return Cell(weight.nbytes, locked)
+    return Cell(weight.nbytes, weight.row_bytes * rows, weight.use in ON_DEMAND)
+
+
+def _ordered(kinds: Iterable[str]) -> list[str]:
+    """As they first come, small ones last."""
+    found = list(dict.fromkeys(kinds))
+    return sorted(found, key=lambda kind: kind == "small")
