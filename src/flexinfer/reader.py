@@ -20,7 +20,8 @@ from flexinfer.read_threads import Piece, QueuedTransfer, ReadThreads, Transfer
 
 __all__ = ["FileReader", "Reader", "Transfer", "open_reader"]
 
-DEFAULT_THREADS = 4
+# Deep enough that the drive is busy while threads wait for a processor that computes.
+DEFAULT_THREADS = 8
 DEFAULT_PIECE = 2 << 20
 _BOUNCE_BYTES = 256 << 10
 # A thread in a read that hangs ends, and closes the files, when the drive answers.
