@@ -21,16 +21,20 @@ LAYERS: dict[str, set[str]] = {
     "files": {"gguf", "gguf_header", "gguf_source"},
     "policy": {
         *("balance", "budget", "choice", "experts_cache", "experts_plan"),
-        *("plan", "planner", "policies", "strategies"),
+        *("forecast", "plan", "planner", "policies", "strategies"),
     },
     "storage": {
         *("directio", "experts", "locked", "memory_reader", "pages", "read_threads"),
         *("reader", "residency", "ring", "rows", "stream"),
     },
-    "system": {"cgroup", "groups", "machine", "probe"},
+    "system": {"cgroup", "estimate", "groups", "machine", "probe", "rates"},
     "native": {"_ggml", "compute_rate", "device", "experts_nodes", "graph"},
     "engine": {"engine", "opening"},
-    "surface": {"", "__main__", "cli", "generation", "llama", "vocabulary"},
+    "show": {"show"},
+    "surface": {
+        *("", "__main__", "cli", "conversation", "generation"),
+        *("llama", "session", "vocabulary"),
+    },
     "synth": {"synth"},
 }
 
@@ -40,10 +44,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"base"},
     "policy": {"base"},
     "storage": {"base", "files", "policy"},
-    "system": {"base", "storage"},
+    "system": {"base", "files", "policy", "storage"},
     "native": {"base", "policy"},
     "engine": {"base", "files", "policy", "storage", "system", "native"},
-    "surface": {"base", "files", "policy", "storage", "system", "native", "engine", "synth"},
+    "show": {"base", "policy"},
+    "surface": {
+        *("base", "files", "policy", "storage", "system"),
+        *("native", "engine", "show", "synth"),
+    },
     "synth": {"base"},
 }
 
@@ -51,14 +59,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 EXCEPTIONS: dict[str, set[str]] = {
     "compute_rate": {"pages"},  # the probe multiplies in recycled pages, as the engine does
     "experts_nodes": {"experts"},  # takes the slots of experts as data
+    "rates": {"compute_rate"},  # asks it when a model is large enough to be worth it
 }
 
 # Outside modules that not everybody may import, with those who may.
 RESERVED: dict[str, set[str]] = {
     "ctypes": {"_ggml", "device", "experts_nodes", "graph"},
-    "llama_cpp": {"_ggml", "llama", "opening", "vocabulary"},
+    "llama_cpp": {"_ggml", "opening"} | LAYERS["surface"],
     "click": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "show"},
     "gguf": {"synth"},
 }
 
