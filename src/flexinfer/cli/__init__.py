@@ -16,6 +16,7 @@ from flexinfer.errors import FlexInferError
 
 _COMMANDS = {
     "run": "answer one prompt",
+    "chat": "talk with a model; earlier turns are kept",
     "plan": "show what a memory budget would do",
     "synth": "write a random-weight model of a real shape",
 }

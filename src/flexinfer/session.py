@@ -1,0 +1,119 @@
+"""A conversation's KV cache in a file: written and read by llama.cpp piece by piece.
+
+The parent's `save_state` makes several copies of the whole cache in memory; here no copy is larger
+than one tensor's part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as binding
+
+from flexinfer.errors import RequestError
+
+if TYPE_CHECKING:
+    from flexinfer.llama import Llama
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Session:
+    """A conversation as it is kept: messages, the tokens they became, whether they are cached."""
+
+    messages: list[dict[str, str]]
+    tokens: list[int]
+    cached: bool = False
+
+
+def save_session(llm: Llama, path: Path, session: Session) -> None:
+    """Write a session to `path` and the cache beside it; both appear only once complete.
+
+    Raises:
+        RequestError: the files cannot be written.
+    """
+    ids = [int(token) for token in llm.input_ids[: llm.n_tokens]]
+    document = {
+        "version": _VERSION,
+        "model": _fingerprint(llm),
+        "messages": session.messages,
+        "tokens": session.tokens,
+        "cached": ids,
+    }
+    cache, partial = _cache_path(path), path.with_name(path.name + ".part")
+    try:
+        if ids:
+            _write_cache(llm, ids, cache)
+        partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RequestError(f"the session cannot be written to {path}: {error.strerror}") from error
+
+
+def load_session(llm: Llama, path: Path) -> Session:
+    """The session in a file, its cache taken over into the context of `llm`.
+
+    The cache is left out when it is another model's, larger than the context, or gone: the
+    messages are then computed again.
+
+    Raises:
+        RequestError: the file is no session.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        messages = [{"role": m["role"], "content": m["content"]} for m in document["messages"]]
+        tokens = [int(token) for token in document["tokens"]]
+        ids = [int(token) for token in document["cached"]]
+        usable = document["version"] == _VERSION and document["model"] == _fingerprint(llm)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{path} is not a session of flexinfer; give another file") from error
+    cached = usable and 0 < len(ids) <= llm.n_ctx() and _read_cache(llm, ids, path)
+    return Session(messages, tokens if usable else [], cached)
+
+
+def _write_cache(llm: Llama, ids: list[int], cache: Path) -> None:
+    partial = cache.with_name(cache.name + ".part")
+    tokens = (binding.llama_token * len(ids))(*ids)
+    written = binding.llama_state_seq_save_file(llm.ctx, os.fsencode(partial), 0, tokens, len(ids))
+    if not written:
+        partial.unlink(missing_ok=True)
+        raise RequestError(f"the session's cache cannot be written to {cache}; is the drive full?")
+    partial.replace(cache)
+
+
+def _read_cache(llm: Llama, ids: list[int], path: Path) -> bool:
+    cache = _cache_path(path)
+    if not cache.is_file():
+        return False
+    tokens = (binding.llama_token * llm.n_ctx())()
+    count = binding.ctypes.c_size_t()
+    read = binding.llama_state_seq_load_file(
+        llm.ctx, os.fsencode(cache), 0, tokens, llm.n_ctx(), binding.ctypes.byref(count)
+    )
+    if not read or list(tokens[: count.value]) != ids:
+        llm.reset()
+        llm._ctx.kv_cache_clear()
+        return False
+    llm.input_ids[: len(ids)] = ids
+    llm.n_tokens = len(ids)
+    return True
+
+
+def _cache_path(path: Path) -> Path:
+    return path.with_name(path.name + ".kv")
+
+
+def _fingerprint(llm: Llama) -> dict[str, Any]:
+    catalogue = llm.catalogue
+    return {
+        "name": catalogue.name,
+        "architecture": catalogue.architecture,
+        "sizes": list(catalogue.sizes),
+        "kv_types": [llm.context_params.type_k, llm.context_params.type_v],
+    }
