@@ -7,6 +7,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from weights import few
 
 from flexinfer.budget import Ledger
 from flexinfer.errors import BudgetError
@@ -200,6 +201,7 @@ def test_threads_never_get_more_than_the_limit_together() -> None:
     assert len(granted) == ledger.used == 50
 
 
+@few
 @given(
     st.integers(0, 1000),
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(-300, 500)), max_size=30),

@@ -67,7 +67,7 @@ def choose_window(weights: Sequence[Weight], room: int, asked: int | None) -> in
         missing = max(everything(weights) - room, 0)
         # The window itself streams too: missing + window = share x window.
         share = missing // (_WINDOW_SHARE - 1)
-        asked = max(min(share, MAX_WINDOW), min(_MIN_WINDOW, room // 4))
+        asked = max(min(share, MAX_WINDOW, room // 2), min(_MIN_WINDOW, room // 4))
     unit = page_unit(room)
     return max(min(asked, most) // unit * unit, least)
 
@@ -82,6 +82,7 @@ class _Spread:
         self._locked = locked
         self._order = order
         self._capacity = capacity
+        self._clock = _clock(weights)
 
     def reasons(self) -> list[str]:
         held = [(self._weights[i], self._locked[i]) for i in self._order]
@@ -108,7 +109,7 @@ class _Spread:
         elapsed = unlocked = 0.0
         free = set(self._order)
         for i, weight in enumerate(self._weights):
-            elapsed += _clock(weight)
+            elapsed += self._clock[i]
             if i not in free:
                 continue
             behind = rate * elapsed - unlocked
@@ -146,20 +147,19 @@ class _Spread:
 
     def _rate(self) -> float:
         total = sum(_cost(self._weights[i]) for i in self._order)
-        time = sum(map(_clock, self._weights))
-        return max(total - self._left(), 0) / time if time else 0.0
+        return max(total - self._left(), 0) / (sum(self._clock) or 1.0)
 
     def _left(self) -> int:
         return self._capacity - locked_cost(self._weights, self._locked)
 
     def _lead(self) -> list[float]:
         """How many unlocked bytes more than in an even spread there are after each weight."""
-        time = sum(map(_clock, self._weights)) or 1.0
+        time = sum(self._clock) or 1.0
         total = sum(map(self._unlocked, range(len(self._weights))))
         lead = []
         elapsed = unlocked = 0.0
-        for i, weight in enumerate(self._weights):
-            elapsed += _clock(weight)
+        for i, duration in enumerate(self._clock):
+            elapsed += duration
             unlocked += self._unlocked(i)
             lead.append(unlocked - total * elapsed / time)
         return lead
@@ -175,7 +175,11 @@ def _cost(weight: Weight) -> int:
     return piece_cost(weight, weight.rows)
 
 
-def _clock(weight: Weight) -> float:
-    if weight.use in ON_DEMAND:
-        return 0.0
-    return weight.compute_s or float(weight.nbytes)
+def _clock(weights: Sequence[Weight]) -> list[float]:
+    """What each weight's work takes; bytes stand in for seconds where none are known."""
+    known = any(weight.compute_s for weight in weights)
+    times = (weight.compute_s if known else float(weight.nbytes) for weight in weights)
+    return [
+        0.0 if weight.use in ON_DEMAND else time
+        for weight, time in zip(weights, times, strict=True)
+    ]

@@ -136,15 +136,11 @@ def _window_of_slices(weights: Sequence[Weight]) -> int:
 def _fixed(weights: Sequence[Weight], capacity: int) -> list[int]:
     read = [i for i, weight in enumerate(weights) if weight.use not in ON_DEMAND]
     small = min(_SMALL, sum(weights[i].nbytes for i in read) // _SMALL_SHARE)
+    # The window is large enough for rigid ones only where not all of them can be locked.
     all_rigid = rigid_cost(weights) <= capacity
-    fixed = (
-        i
-        for i in read
-        if weights[i].nbytes <= small
-        or weights[i].use is Use.WHOLE
-        or (all_rigid and is_rigid(weights[i]))
-    )
-    return sorted(fixed, key=lambda i: weights[i].nbytes)
+    first = {i for i in read if all_rigid and is_rigid(weights[i])}
+    others = {i for i in read if weights[i].nbytes <= small or weights[i].use is Use.WHOLE}
+    return sorted(first | others, key=lambda i: (i not in first, weights[i].nbytes))
 
 
 def _rigid(weights: Sequence[Weight]) -> list[Weight]:
