@@ -27,7 +27,7 @@ LAYERS: dict[str, set[str]] = {
         *("directio", "experts", "locked", "memory_reader", "pages", "read_threads"),
         *("reader", "residency", "ring", "rows", "stream"),
     },
-    "system": {"cgroup", "estimate", "groups", "machine", "probe", "rates"},
+    "system": {"cgroup", "checkup", "estimate", "groups", "machine", "probe", "rates"},
     "native": {"_ggml", "compute_rate", "device", "experts_nodes", "graph"},
     "engine": {"engine", "opening"},
     "show": {"show"},

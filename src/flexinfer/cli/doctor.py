@@ -1,0 +1,31 @@
+"""`flexinfer doctor`: what this machine offers, and what to change."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+
+@click.command(name="doctor")
+@click.argument("model", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+def command(model: str | None, as_json: bool) -> None:
+    """Say in plain words what this machine offers, and what to change.
+
+    With MODEL, a GGUF file, the drive that holds it is measured.
+    """
+    from flexinfer.checkup import examine
+    from flexinfer.machine import Machine
+
+    findings = examine(Machine.detect(), model)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        return
+    width = max(len(finding.topic) for finding in findings)
+    for finding in findings:
+        mark = click.style("ok", "green") if finding.good else click.style("! ", "yellow")
+        click.echo(f"{mark} {finding.topic:<{width}}  {finding.text}")
+        if finding.advice:
+            click.echo(f"   {'':<{width}}  {click.style(finding.advice, bold=True)}")
