@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Compute threads that wait sleep: spinning ones starve whatever runs beside the tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 TinyModel = Callable[..., Path]
 
 
