@@ -33,7 +33,7 @@ LAYERS: dict[str, set[str]] = {
     "show": {"show"},
     "surface": {
         *("", "__main__", "cli", "conversation", "generation"),
-        *("llama", "session", "vocabulary"),
+        *("llama", "plain", "session", "vocabulary"),
     },
     "synth": {"synth"},
 }

@@ -18,6 +18,7 @@ _COMMANDS = {
     "run": "answer one prompt",
     "chat": "talk with a model; earlier turns are kept",
     "plan": "show what a memory budget would do",
+    "demo": "a small model streamed, beside plain llama.cpp",
     "doctor": "what this machine offers, and what to change",
     "synth": "write a random-weight model of a real shape",
 }
