@@ -17,7 +17,7 @@ from flexinfer._ggml import CGraph
 from flexinfer.budget import Ledger
 from flexinfer.device import InnerBackend
 from flexinfer.errors import BudgetError, EngineError
-from flexinfer.experts_nodes import Routed, Routing, Scratch
+from flexinfer.experts_nodes import Routed, Scratch, route
 from flexinfer.graph import Program, Step
 from flexinfer.plan import Plan
 from flexinfer.residency import Residency
@@ -230,11 +230,9 @@ class Engine:
             self._release(steps, first, position)
         return status, segments
 
-    def _experts(
-        self, backend: InnerBackend, program: Program, routed: Routed
-    ) -> tuple[int, int]:
+    def _experts(self, backend: InnerBackend, program: Program, routed: Routed) -> tuple[int, int]:
         """Compute the nodes of a routed step, expert by expert as they arrive."""
-        routing = Routing(routed, self._scratch)
+        routing = route(routed, self._scratch)
         segments = 0
         for ready in self.residency.fetch_experts(routing.batch):
             for array, count in routing.segments(ready):

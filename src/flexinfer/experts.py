@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from flexinfer.errors import ReadError
-from flexinfer.experts_cache import SlotTable
+from flexinfer.experts_cache import Batch, Ready, SlotTable
 from flexinfer.pages import Arena, round_up
 from flexinfer.plan import SPAN_SLACK
 from flexinfer.policies import Chooser
@@ -26,8 +26,6 @@ _POLL_SECONDS = 0.1
 # Shadow caches run for one layer in so many: what is learned there holds for all.
 _SAMPLED = 8
 
-# An expert and the addresses of the matrices that were asked for.
-Ready = list[tuple[int, tuple[int, ...]]]
 # Called with the group and, for each token, its experts.
 Recorder = Callable[[int, Sequence[Sequence[int]]], None]
 
@@ -54,24 +52,6 @@ class ExpertCounters:
     wanted: int = 0
     hits: int = 0
     passed: int = 0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step wants: `uses` says how many rows go to each expert.
-
-    Attributes:
-        members: the matrices of the group that it needs now.
-        then: the ones that a later step of the same routing needs.
-        first: it is the first step of this routing, so it counts.
-    """
-
-    group: int
-    members: tuple[int, ...]
-    then: tuple[int, ...]
-    first: bool
-    tokens: int
-    uses: Mapping[int, int]
 
 
 @dataclass
@@ -227,9 +207,7 @@ class ExpertStore:
         )
         group.arriving[expert][member] = transfer
 
-    def _start(
-        self, matrix: Matrix, expert: int, arena: Arena, place: int
-    ) -> tuple[Transfer, int]:
+    def _start(self, matrix: Matrix, expert: int, arena: Arena, place: int) -> tuple[Transfer, int]:
         offset = matrix.offset + expert * matrix.nbytes
         start, stop = self._reader.span(matrix.file, offset, matrix.nbytes)
         view = arena.view(place, stop - start)

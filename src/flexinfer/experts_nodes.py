@@ -9,14 +9,14 @@ bits, depend on how many rows an expert has (``ggml_compute_forward_mul_mat_id``
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from flexinfer._ggml import Tensor
 from flexinfer.errors import EngineError
-from flexinfer.experts import Batch, Ready
+from flexinfer.experts_cache import Batch, Ready
 
 _F32, _I32 = 0, 26
 _TENSOR = ctypes.sizeof(Tensor)
@@ -139,6 +139,7 @@ class Routed:
         self.ids = ids
         self.first = first
         self.next: Routed | None = None
+        self.singles: Singles | None = None
         self.nodes: list[RoutedNode] = []
         self._outputs: set[int] = set()
 
@@ -158,39 +159,110 @@ class Routed:
         self.nodes.append(RoutedNode(address, member))
         self._outputs.add(address)
 
-    def read_ids(self) -> Any:
-        """The routing: i32 [token, k]; the ids exist once what comes before is computed."""
+    def read_ids(self) -> list[list[int]]:
+        """For each token its experts; the ids exist once what comes before is computed."""
         ids = Tensor.from_address(self.ids)
         used, tokens = ids.ne[0], ids.ne[1]
-        nbytes = (tokens - 1) * ids.nb[1] + (used - 1) * ids.nb[0] + 4
-        buffer = (ctypes.c_char * nbytes).from_address(ids.data)
-        strides = (ids.nb[1], ids.nb[0])
-        return np.ndarray((tokens, used), np.int32, buffer, strides=strides).copy()
+        base, step = ids.data, ids.nb[1]
+        if ids.nb[0] != 4:
+            raise EngineError(f"{ids.name.decode()} has ids that are not contiguous")
+        return [
+            list((ctypes.c_int32 * used).from_address(base + token * step))
+            for token in range(tokens)
+        ]
 
 
-class Routing:
+class Singles:
+    """Private nodes of a step for one token, kept: only the weights' addresses change."""
+
+    def __init__(self, routed: Routed, used: int) -> None:
+        self._zeros = np.zeros(1, np.int32)
+        self._tensors = (Tensor * (4 * used * len(routed.nodes)))()
+        self.array = (ctypes.c_uint64 * (used * len(routed.nodes)))()
+        self._nodes: list[list[tuple[int, ctypes.c_uint64]]] = []
+        ids = address_of(self._zeros)
+        at = 0
+        for k in range(used):
+            nodes = []
+            for node in routed.nodes:
+                address = node.copy(
+                    self._tensors, at, 0, node.source(0, k), node.target(0, k), ids, 1
+                )
+                data = address + _TENSOR + Tensor.data.offset
+                nodes.append((address, ctypes.c_uint64.from_address(data)))
+                at += 4
+            self._nodes.append(nodes)
+
+    def place(self, ready: Ready, position: Mapping[int, int]) -> int:
+        """Fill `array` with the nodes of `ready` experts; returns how many."""
+        array, count = self.array, 0
+        for expert, addresses in ready:
+            for (node, weight), address in zip(
+                self._nodes[position[expert]], addresses, strict=True
+            ):
+                weight.value = address
+                array[count] = node
+                count += 1
+        return count
+
+
+class Routing(Protocol):
     """One routed step at work: what it wants, and the private nodes of what has arrived."""
 
-    def __init__(self, routed: Routed, scratch: Scratch) -> None:
-        self.ids = routed.read_ids()
-        tokens, self._used = self.ids.shape
+    batch: Batch
+
+    def segments(self, ready: Ready) -> Iterator[tuple[Any, int]]:
+        """Arrays of node pointers with their lengths; `finish` follows each."""
+
+    def finish(self) -> None:
+        """The last segment was computed."""
+
+
+def route(routed: Routed, scratch: Scratch) -> Routing:
+    """Read the ids of a step, which exist by now."""
+    ids = routed.read_ids()
+    if len(ids) == 1 and len(set(ids[0])) == len(ids[0]):
+        return TokenRouting(routed, ids[0])
+    return BatchRouting(routed, np.array(ids, np.int32), scratch)
+
+
+def _batch(routed: Routed, tokens: int, uses: Mapping[int, int]) -> Batch:
+    then = routed.next.members if routed.next is not None else ()
+    return Batch(routed.group, routed.members, then, routed.first, tokens, uses)
+
+
+class TokenRouting:
+    """One token: a row for each expert, computed where the graph has it."""
+
+    def __init__(self, routed: Routed, experts: Sequence[int]) -> None:
+        if routed.singles is None:
+            routed.singles = Singles(routed, len(experts))
+        self._singles = routed.singles
+        self._position = {expert: k for k, expert in enumerate(experts)}
+        self.batch = _batch(routed, 1, dict.fromkeys(experts, 1))
+
+    def segments(self, ready: Ready) -> Iterator[tuple[Any, int]]:
+        yield self._singles.array, self._singles.place(ready, self._position)
+
+    def finish(self) -> None:
+        """Results are in place already."""
+
+
+class BatchRouting:
+    """Several tokens: an expert's rows are gathered, computed in one node, and scattered."""
+
+    def __init__(self, routed: Routed, ids: Any, scratch: Scratch) -> None:
+        tokens, self._used = ids.shape
         self._nodes = routed.nodes
         self._scratch = scratch
-        flat = self.ids.reshape(-1)
+        flat = ids.reshape(-1)
         order = np.argsort(flat, kind="stable")
         experts, starts = np.unique(flat[order], return_index=True)
         parts = np.split(order, starts[1:])
         self._rows = dict(zip(experts.tolist(), parts, strict=True))
         uses = {expert: len(rows) for expert, rows in self._rows.items()}
         self._limit = max(tokens, max(uses.values()))
-        self.batch = Batch(
-            routed.group,
-            routed.members,
-            routed.next.members if routed.next is not None else (),
-            routed.first,
-            tokens,
-            uses,
-        )
+        self.batch = _batch(routed, tokens, uses)
         self._gathered: list[tuple[RoutedNode, Any, Any]] = []
 
     def segments(self, ready: Ready) -> Iterator[tuple[Any, int]]:

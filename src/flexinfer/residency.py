@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from flexinfer.experts import Batch, ExpertStore, Matrix, Ready
+from flexinfer.experts import ExpertStore, Matrix
+from flexinfer.experts_cache import Batch, Ready
 from flexinfer.gguf import TensorInfo
 from flexinfer.layout import ExpertPlace, Layout, Part, RowTable
 from flexinfer.locked import LockedSet
@@ -225,9 +226,7 @@ class Residency:
         parts = [part for layout in self.layouts.values() for part in layout.parts]
         self._missing = [part for part in parts if part.locked and not part.address]
 
-    def _layout(
-        self, held: Held, locked_rows: int, slice_bytes: int, known: Part | None
-    ) -> Layout:
+    def _layout(self, held: Held, locked_rows: int, slice_bytes: int, known: Part | None) -> Layout:
         if self.plan.by_expert(held.weight):
             return Layout(held.info.name, held.absent, (), experts=self._places[held.address])
         table = None
@@ -244,9 +243,7 @@ class Residency:
         store = self._rows.get(held.address)
         if store is None:
             whole = _part(held, 0, held.weight.rows, False)
-            store = self._rows[held.address] = RowStore(
-                whole, held.info.row_bytes, self._reader
-            )
+            store = self._rows[held.address] = RowStore(whole, held.info.row_bytes, self._reader)
         return store.table
 
 
