@@ -59,8 +59,15 @@ def locked_cost(weights: Sequence[Weight], locked_rows: Sequence[int]) -> int:
 
 
 def everything(weights: Sequence[Weight]) -> int:
-    """Bytes that lock all that a pass reads; rows on demand and idle weights are left out."""
-    return locked_cost(weights, [0 if w.use in ON_DEMAND else w.rows for w in weights])
+    """Bytes with which passes read nothing: all that they use locked, a window for idle weights."""
+    used = locked_cost(weights, [0 if w.use in ON_DEMAND else w.rows for w in weights])
+    return used + idle_window(weights)
+
+
+def idle_window(weights: Sequence[Weight]) -> int:
+    """Bytes of a window for idle weights, should one of them come up after all."""
+    sizes = [_whole_cost(w) for w in weights if w.use is Use.IDLE]
+    return whole_pages(max((size for size in sizes if size <= _MAX_IDLE), default=0))
 
 
 def is_rigid(weight: Weight) -> bool:
@@ -107,13 +114,24 @@ def lock_fixed(weights: Sequence[Weight], capacity: int) -> list[int]:
     return locked
 
 
-def lock_on_demand(weights: Sequence[Weight], locked: list[int], room: int) -> None:
-    """Lock weights that passes read by rows or never, smallest first, in what is left."""
+def lock_all(weights: Sequence[Weight], room: int) -> Choice:
+    """Lock all that passes use, and in what is left of `room` what they read on demand."""
+    locked = [0 if weight.use in ON_DEMAND else weight.rows for weight in weights]
+    window = idle_window(weights)
     for i in sorted(range(len(weights)), key=lambda i: weights[i].nbytes):
         if weights[i].use in ON_DEMAND:
             locked[i] = weights[i].rows
-            if locked_cost(weights, locked) > room:
+            if locked_cost(weights, locked) + window > room:
                 locked[i] = 0
+    if all(rows for rows, weight in zip(locked, weights, strict=True) if weight.use is Use.IDLE):
+        window = 0
+    if all(locked):
+        reason = "everything fits: all weights are locked"
+    else:
+        names = [w.name for w, rows in zip(weights, locked, strict=True) if not rows]
+        left_out = names[0] if len(names) == 1 else f"{len(names)} weights"
+        reason = f"everything that each pass reads fits and is locked; not locked: {left_out}"
+    return Choice(tuple(locked), window, window, (reason,))
 
 
 def rows_within(weight: Weight, nbytes: int) -> int:
@@ -128,9 +146,8 @@ def rows_within(weight: Weight, nbytes: int) -> int:
 
 
 def _window_of_slices(weights: Sequence[Weight]) -> int:
-    idle = [_whole_cost(w) for w in weights if w.use is Use.IDLE and w.nbytes <= _MAX_IDLE]
     cut = max((_slice_cost(w) for w in weights if _is_cut(w)), default=0)
-    return whole_pages(max([2 * cut, *idle]))
+    return max(whole_pages(2 * cut), idle_window(weights))
 
 
 def _fixed(weights: Sequence[Weight], capacity: int) -> list[int]:

@@ -156,9 +156,7 @@ class Opening:
 
     # -- planning -----------------------------------------------------------------------------
 
-    def _create(
-        self, binding: Any, create: Callable[..., Any], model: Any, params: Any
-    ) -> Any:
+    def _create(self, binding: Any, create: Callable[..., Any], model: Any, params: Any) -> Any:
         if self._loading is None or not self._loading.weights:
             return create(model, params)
         if self.engine is None:
@@ -182,11 +180,14 @@ class Opening:
                 for tensor, info in found
                 if self._uses.get(tensor.address) is Use.ROWS
             )
-            gathered = max((
-                ubatch * 4 * 2 * sum(info.shape[:2])
-                for tensor, info in found
-                if self._uses.get(tensor.address) is Use.EXPERTS
-            ), default=0)
+            gathered = max(
+                (
+                    ubatch * 4 * 2 * sum(info.shape[:2])
+                    for tensor, info in found
+                    if self._uses.get(tensor.address) is Use.EXPERTS
+                ),
+                default=0,
+            )
             overhead = base + GROWTH + measured.work + rows + gathered
             return Costs(overhead, measured.kv, measured.compute)
 
@@ -206,10 +207,13 @@ class Opening:
         plan = planner.plan(weights, request, costs, self._rates(weights))
         params.n_ctx, params.n_ubatch = plan.ctx, plan.ubatch
         self.plan = plan
-        self._carry_out(plan, [
-            Held(tensor.address, Tensor.from_address(tensor.address).data, info, weight)
-            for (tensor, info), weight in zip(ordered, weights, strict=True)
-        ])
+        self._carry_out(
+            plan,
+            [
+                Held(tensor.address, Tensor.from_address(tensor.address).data, info, weight)
+                for (tensor, info), weight in zip(ordered, weights, strict=True)
+            ],
+        )
 
     def _carry_out(self, plan: Plan, held: list[Held]) -> None:
         assert self._loading is not None
@@ -245,7 +249,7 @@ class Opening:
         return sorted(found, key=lambda pair: order.get(pair[0].address, len(order)))
 
     def _weight(self, tensor: WeightTensor, info: TensorInfo, threads: int) -> Weight:
-        use = self._uses.get(tensor.address, Use.WHOLE)
+        use = self._uses.get(tensor.address, Use.IDLE)
         block = _BLOCK.search(info.name)
         step = _SLICE_ROWS * threads if use is Use.MATMUL else 0
         if info.type.name in _FLOATS and info.rows % 4:
@@ -265,10 +269,13 @@ class Opening:
         routing = self._routing.get(tensor.address)
         if routing is None or use is not Use.EXPERTS:
             return {}
-        groups = sorted({
-            routing.group for address, routing in self._routing.items()
-            if self._uses[address] is Use.EXPERTS
-        })
+        groups = sorted(
+            {
+                routing.group
+                for address, routing in self._routing.items()
+                if self._uses[address] is Use.EXPERTS
+            }
+        )
         experts = tensor.shape[2]
         return {"experts": experts, "used": routing.used, "group": groups.index(routing.group)}
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flexinfer.choice import MIB, Choice, everything, lock_on_demand
+from flexinfer.choice import MIB, everything, lock_all
 from flexinfer.errors import BudgetError
 from flexinfer.experts_plan import choose_with_experts, smallest_room
-from flexinfer.plan import ON_DEMAND, Costs, CostsOf, Plan, Rates, Request, Weight
+from flexinfer.plan import Costs, CostsOf, Plan, Rates, Request, Weight
 from flexinfer.sizes import format_size
 from flexinfer.strategies import STRATEGIES
 
@@ -120,7 +120,7 @@ def _rooms(request: Request, costs: CostsOf) -> Iterator[_Room]:
 def _decide(weights: Sequence[Weight], request: Request, room: _Room, rates: Rates) -> Plan:
     strategy = STRATEGIES[request.strategy]
     if everything(weights) <= room.weights and strategy.locks:
-        choice = _lock_all(weights, room.weights)
+        choice = lock_all(weights, room.weights)
     else:
         choice = choose_with_experts(weights, room.weights, request.window, strategy.choose)
     return Plan(
@@ -139,17 +139,6 @@ def _decide(weights: Sequence[Weight], request: Request, room: _Room, rates: Rat
         hit_rate=choice.hit_rate,
         reasons=(*_concessions(request, room), *choice.reasons),
     )
-
-
-def _lock_all(weights: Sequence[Weight], room: int) -> Choice:
-    locked = [0 if weight.use in ON_DEMAND else weight.rows for weight in weights]
-    lock_on_demand(weights, locked, room)
-    if all(locked):
-        reason = "everything fits: all weights are locked"
-    else:
-        left_out = ", ".join(w.name for w, rows in zip(weights, locked, strict=True) if not rows)
-        reason = f"everything that each pass reads fits and is locked; not locked: {left_out}"
-    return Choice(tuple(locked), 0, 0, (reason,))
 
 
 def _concessions(request: Request, room: _Room) -> list[str]:
