@@ -2,10 +2,10 @@
 
     python benchmarks/rate.py MODEL --drive 500MB/s
 
-The bound is ``1 / max(C, S* / B)``: C the median step of plain llama.cpp in memory, B our reader over
-the same pieces with nothing computed, S* what any engine would have to stream: the weights without
-the embedding table, less what is left of the budget after process, KV cache, compute buffers and
-64 MiB. Rounds of B, ours, C, ours, B; the figure is the median of the per-round ratios.
+The bound is ``1 / max(C, S* / B)``: C the median step of plain llama.cpp in memory, B our reader
+over the same pieces with nothing computed, S* what any engine would have to stream: the weights
+without the embedding table, less what is left of the budget after process, KV cache, compute
+buffers and 64 MiB. Rounds of B, ours, C, ours, B; the figure is the median of the per-round ratios.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main(
     rate = parse_size(drive.removesuffix("/s")) if drive else None
     options = {"n_ctx": ctx, "n_batch": 32, "n_ubatch": 32, "n_threads": 2, "n_threads_batch": 2}
     click.echo(f"{model}: {format_size(weights)} of weights, drive {drive or 'as it is'}")
-    click.echo("| budget | S* | B GB/s | C ms | bound ms | ours ms | wait | ratio (min-max) | CPU s/GB |")
+    click.echo(
+        "| budget | S* | B GB/s | C ms | bound ms | ours ms | wait | ratio (min-max) | CPU s/GB |"
+    )
     click.echo("|---|---|---|---|---|---|---|---|---|")
     with Worker("plain", model, options) as plain:
         for share in map(int, shares.split(",")):

@@ -72,9 +72,7 @@ def decode_plainly(path: Path, scenarios: Sequence[Scenario], folder: Path) -> l
     """What plain llama.cpp gives, from a process of its own."""
     out = folder / f"{path.stem}.npz"
     asked = json.dumps([asdict(scenario) for scenario in scenarios])
-    subprocess.run(
-        [sys.executable, __file__, str(path), asked, str(out)], check=True, timeout=600
-    )
+    subprocess.run([sys.executable, __file__, str(path), asked, str(out)], check=True, timeout=600)
     with np.load(out) as file:
         return [file[str(number)] for number in range(len(scenarios))]
 
@@ -99,7 +97,8 @@ def _main(path: str, asked: str, out: str) -> None:
     ]
     results = decode_all(_open_plain(path), scenarios)
     assert not any(name.startswith("flexinfer") for name in sys.modules)
-    np.savez(out, **{str(number): bits for number, bits in enumerate(results)})
+    arrays: dict[str, Any] = {str(number): bits for number, bits in enumerate(results)}
+    np.savez(out, **arrays)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,7 @@ def assert_equal(path: Path, scenarios: tuple[Scenario, ...], memory: int, folde
     def ours(options: dict[str, Any]) -> Llama:
         return Llama(str(path), weight_memory=memory, **options)
 
-    for scenario, expected, got in zip(
-        scenarios, plain, decode_all(ours, scenarios), strict=True
-    ):
+    for scenario, expected, got in zip(scenarios, plain, decode_all(ours, scenarios), strict=True):
         assert np.isfinite(expected.view(np.float32)).all()
         assert np.array_equal(expected, got), scenario
 

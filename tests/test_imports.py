@@ -29,10 +29,10 @@ LAYERS: dict[str, set[str]] = {
     },
     "system": {"cgroup", "checkup", "estimate", "groups", "machine", "probe", "rates"},
     "native": {"_ggml", "compute_rate", "device", "experts_nodes", "graph"},
-    "engine": {"engine", "opening"},
+    "engine": {"engine", "guard", "opening"},
     "show": {"show"},
     "surface": {
-        *("", "__main__", "cli", "conversation", "generation"),
+        *("", "__main__", "bench", "cli", "conversation", "generation"),
         *("llama", "plain", "session", "vocabulary"),
     },
     "synth": {"synth"},
@@ -58,7 +58,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Module to what it imports in spite of that.
 EXCEPTIONS: dict[str, set[str]] = {
     "compute_rate": {"pages"},  # the probe multiplies in recycled pages, as the engine does
-    "experts_nodes": {"experts"},  # takes the slots of experts as data
     "rates": {"compute_rate"},  # asks it when a model is large enough to be worth it
 }
 

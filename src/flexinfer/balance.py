@@ -32,7 +32,7 @@ MAX_WINDOW = 128 * MIB
 _WINDOW_SHARE = 24
 _MIN_WINDOW = 32 * MIB
 # So many pieces go through the window at a time.
-_SLICES = 4
+_SLICES = 8
 # Less than this share of the locked bytes is not worth another partly locked weight.
 _ENOUGH = 4096
 # A weight is not split so that less than this share of it is locked or streams.

@@ -288,13 +288,9 @@ class Device:
         unbacked.get_tensor = nothing
         unbacked.clear = self._callback(_ggml.Clear, lambda *_: None)
         self._measured_interface = BufferInterface.from_buffer_copy(unbacked)
-        self._measured_interface.free_buffer = self._callback(
-            _ggml.FreeBuffer, self._free_measured
-        )
+        self._measured_interface.free_buffer = self._callback(_ggml.FreeBuffer, self._free_measured)
         self._weight_interface = BufferInterface.from_buffer_copy(unbacked)
-        self._weight_interface.free_buffer = self._callback(
-            _ggml.FreeBuffer, self._free_weights
-        )
+        self._weight_interface.free_buffer = self._callback(_ggml.FreeBuffer, self._free_weights)
         self._weight_interface.init_tensor = self._callback(
             _ggml.InitTensor, self._init_weight, _ggml.STATUS_FAILED
         )

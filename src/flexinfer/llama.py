@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
 
 from flexinfer.device import device
-from flexinfer.compute_rate import compute_rates
+from flexinfer.directio import cached_fraction
 from flexinfer.engine import Engine, PassStats
 from flexinfer.errors import BudgetError, EngineError, RequestError, UnsupportedError
 from flexinfer.gguf import Catalogue, read_catalogue
-from flexinfer.gguf_types import QuantType
+from flexinfer.guard import Guard
 from flexinfer.machine import Machine
 from flexinfer.opening import Opening, Options, process_ledger
-from flexinfer.plan import Plan, Rates, Use, Weight
+from flexinfer.plan import Plan, Rates, Weight
 from flexinfer.planner import margin
-from flexinfer.probe import DriveRate, drive_rate
-from flexinfer.directio import cached_fraction
+from flexinfer.rates import drive_for, measure_rates
 from flexinfer.reader import Reader, open_reader
 from flexinfer.sizes import parse_size
 from flexinfer.strategies import STRATEGIES
 
 # So much of the file in the page cache makes reading it from there faster than from the drive.
 _CACHED = 0.95
-# Bytes of weights a second, where nobody measured; small models only.
-_ASSUMED_COMPUTE = 10e9
 # Arguments of the parent that place weights: here the plan does, so only these values are taken.
 _PLACEMENT: dict[str, tuple[Any, ...]] = {
     "n_gpu_layers": (0, -1),
@@ -70,7 +65,7 @@ class Llama(llama_cpp.Llama):
         **options: Any,
     ) -> None:
         self._engine: Engine | None = None
-        self._opening = None
+        self._opening: Opening | None = None
         self._stack = contextlib.ExitStack()
         _refuse_placement(options)
         if strategy not in STRATEGIES:
@@ -80,9 +75,12 @@ class Llama(llama_cpp.Llama):
         machine = Machine.detect()
         _fill_defaults(options, machine, self.catalogue)
         budget = machine.default_budget if memory is None else parse_size(memory)
+        # What does not exist cannot be used; `plan.request.budget` is what is left of the wish.
+        budget = min(budget, machine.ceiling)
         ledger = process_ledger(None if weight_memory is not None else budget)
         if ledger.free is not None and ledger.used:
             budget = min(budget, ledger.free)
+        self._drive = drive_for(self.catalogue)
         opening = Opening(
             self.catalogue,
             Options(
@@ -96,7 +94,7 @@ class Llama(llama_cpp.Llama):
             self._open_reader,
             self._measure_rates,
         )
-        self._opening: Opening | None = opening
+        self._opening = opening
         self._ledger = ledger
         try:
             with opening.around():
@@ -105,6 +103,11 @@ class Llama(llama_cpp.Llama):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def plan(self) -> Plan:
+        """What stays in memory, what streams, and why; changes with `memory`."""
+        return self._running().residency.plan
 
     def __repr__(self) -> str:
         mode = self.plan.mode if self._engine is not None else "closed"
@@ -144,7 +147,7 @@ class Llama(llama_cpp.Llama):
         before, self._ledger.limit = self._ledger.limit, nbytes
         free = self._ledger.free or 0
         try:
-            self.plan = engine.resize(engine.charged + free - margin(nbytes))
+            engine.resize(engine.charged + free - margin(nbytes))
         except BudgetError:
             self._ledger.limit = before
             raise
@@ -188,29 +191,13 @@ class Llama(llama_cpp.Llama):
         return open_reader(paths, threads=drive.threads, piece=drive.piece)
 
     def _measure_rates(self, weights: Sequence[Weight]) -> Rates:
-        """Drive and processor, probed; a model too small to matter is not worth the probe."""
-        self._drive = drive_rate(self.catalogue.paths)
-        total = sum(weight.nbytes for weight in weights)
-        if self._drive.source == "assumed":
-            return Rates(self._drive.rate, total / _ASSUMED_COMPUTE, "assumed")
-        types = {tensor.name: tensor.type for tensor in self.catalogue.tensors}
-        kinds: dict[QuantType, int] = {}
-        for weight in weights:
-            if weight.use is not Use.ROWS:
-                kind = types[weight.name]
-                kinds[kind] = kinds.get(kind, 0) + weight.nbytes
-        largest = sorted(kinds, key=lambda kind: -kinds[kind])[:3]
-        rates = compute_rates(largest, Machine.detect().cores)
-        share = sum(kinds[kind] for kind in largest) / sum(kinds.values())
-        seconds = sum(kinds[kind] / rates[kind.name] for kind in largest) / share
-        return Rates(self._drive.rate, seconds, "probe")
+        return measure_rates(self.catalogue, weights, self._drive, Machine.detect().cores)
 
     def _finish(self, opening: Opening) -> None:
         if opening.engine is None or opening.plan is None:
             raise EngineError(f"{self.model_path} has no weights to run")
         self._engine = opening.engine
-        self.plan: Plan = opening.plan
-        guard = _Guard(opening.engine)
+        guard = Guard(opening.engine)
         self._ctx.decode = guard.wrap(self._ctx.decode)
         self._ctx.encode = guard.wrap(self._ctx.encode)
 
@@ -234,54 +221,3 @@ def _fill_defaults(options: dict[str, Any], machine: Machine, catalogue: Catalog
     options["n_threads_batch"] = options.get("n_threads_batch") or machine.cores
     if options.get("n_ctx") == 0:
         options["n_ctx"] = catalogue.parameter("context_length", 0)
-
-
-class _Guard:
-    """Around each decode: Ctrl-C becomes a flag, and what a callback kept is raised."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def wrap(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
-        def guarded(batch: Any) -> None:
-            device().take_failure()
-            with self._interruptible():
-                try:
-                    call(batch)
-                except RuntimeError as error:
-                    failure = device().take_failure()
-                    if failure is not None:
-                        raise failure from error
-                    raise
-
-        return guarded
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """A handler that raises inside a ggml callback would be lost; set a flag instead."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        pressed: list[Any] = []
-
-        def press(number: int, frame: Any) -> None:
-            pressed.append((number, frame))
-            self._engine.interrupted.set()
-
-        previous = signal.getsignal(signal.SIGINT)
-        if not callable(previous):
-            yield
-            return
-        signal.signal(signal.SIGINT, press)
-        failure: BaseException | None = None
-        try:
-            yield
-        except RuntimeError as error:
-            failure = error
-        finally:
-            signal.signal(signal.SIGINT, previous)
-            self._engine.interrupted.clear()
-        if pressed:
-            previous(*pressed[0])
-        if failure is not None:
-            raise failure

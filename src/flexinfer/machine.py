@@ -74,12 +74,25 @@ class Machine:
         )
 
     @property
+    def ceiling(self) -> int:
+        """What this whole process could use at the very most, in bytes."""
+        available = self.memory_available + self.process
+        if self.cgroup_limit is None:
+            return available
+        return min(available, self.cgroup_limit - self._others)
+
+    @property
+    def _others(self) -> int:
+        """Bytes that other processes of the tightest group hold."""
+        return max((self.cgroup_used or 0) - self.process, 0)
+
+    @property
     def default_budget(self) -> int:
         """What this whole process may use: what is really available, less a margin."""
         available = self.memory_available + self.process
         budget = available - max(available // 20, _SYSTEM_MARGIN)
         if self.cgroup_limit is not None:
-            room = self.cgroup_limit - max((self.cgroup_used or 0) - self.process, 0)
+            room = self.cgroup_limit - self._others
             budget = min(budget, room - max(room // 20, _GROUP_MARGIN))
         return max(budget, 0)
 

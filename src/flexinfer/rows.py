@@ -7,7 +7,9 @@ page, so ids and strides stay as they are; after the pass the pages go back.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 
+from flexinfer import waiting
 from flexinfer.layout import Part, RowTable
 from flexinfer.pages import address_of
 from flexinfer.reader import Reader
@@ -16,45 +18,67 @@ _MAP_NORESERVE = 0x4000
 
 
 class RowStore:
-    """Backs the rows of one table, read through `reader`."""
+    """Backs the rows of one table, read through `reader`.
 
-    def __init__(self, part: Part, row_bytes: int, reader: Reader) -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        self._map = mmap.mmap(-1, part.nbytes, flags=flags)
-        self._map.madvise(mmap.MADV_NOHUGEPAGE)
+    `check` is called while waiting for the drive and raises to stop the wait.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        row_bytes: int,
+        reader: Reader,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        # The file's first aligned byte comes first, so that a direct read lands in place.
+        self._start, stop = reader.span(part.file, part.offset, part.nbytes)
         self._reader = reader
-        self.table = RowTable(part, address_of(self._map), row_bytes)
+        self._check = check
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        self._map = mmap.mmap(-1, stop - self._start, flags=flags)
+        self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        self.table = RowTable(part, address_of(self._map) + part.offset - self._start, row_bytes)
 
     def fetch(self, rows: list[int]) -> int:
         """Read `rows` (ascending) into their places; returns the bytes read.
 
         Raises:
-            ReadError: the drive failed.
+            ReadError: the drive failed or does not answer.
         """
-        size = self.table.row_bytes
         part = self.table.part
-        with memoryview(self._map) as memory:
-            for first, count in _runs(rows):
-                start, nbytes = first * size, count * size
-                target = memory[start : start + nbytes]
-                self._reader.read_into(part.file, part.offset + start, target)
-                target.release()
-        return len(rows) * size
+        read = 0
+        transfers = []
+        for start, stop, last in self._spans(rows):
+            view = memoryview(self._map)[start - self._start : stop - self._start]
+            transfers.append(self._reader.start(part.file, start, view, last - start))
+            read += stop - start
+        try:
+            for transfer in transfers:
+                waiting.wait_for(transfer, f"{part.name} (file {part.file})", self._check)
+        except BaseException:
+            self._reader.cancel(waiting.CANCEL_SECONDS)
+            raise
+        return read
 
     def drop(self) -> None:
         """Give the pages of all rows back to the system."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        self._map.close()
+        self.drop()
+        try:
+            self._map.close()
+        except BufferError:
+            del self._map  # a read that hangs holds a view; the last one unmaps it
 
-
-def _runs(rows: list[int]) -> list[tuple[int, int]]:
-    """Consecutive rows as (first, count)."""
-    runs: list[tuple[int, int]] = []
-    for row in rows:
-        if runs and row == runs[-1][0] + runs[-1][1]:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((row, 1))
-    return runs
+    def _spans(self, rows: list[int]) -> list[tuple[int, int, int]]:
+        """Aligned ranges of the file that hold the rows, as (start, stop, last byte needed)."""
+        part, size = self.table.part, self.table.row_bytes
+        spans: list[tuple[int, int, int]] = []
+        for row in rows:
+            first = part.offset + row * size
+            start, stop = self._reader.span(part.file, first, size)
+            if spans and start <= spans[-1][1]:
+                start = spans.pop()[0]
+            spans.append((start, stop, first + size))
+        return spans

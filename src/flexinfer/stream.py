@@ -8,12 +8,12 @@ keeps what fits and drops the rest.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flexinfer import waiting
 from flexinfer.errors import ReadError
 from flexinfer.layout import Part
 from flexinfer.locked import LockedSet
@@ -21,9 +21,6 @@ from flexinfer.pages import Arena
 from flexinfer.reader import Reader, Transfer
 from flexinfer.ring import Ring
 
-# A drive that answers nothing for this long is taken for dead.
-HANG_SECONDS = 60.0
-_POLL_SECONDS = 0.1
 # Reads into locked memory do not wait for room; this many bytes of them may be under way.
 _LOCKED_AHEAD = 64 << 20
 
@@ -142,7 +139,7 @@ class Stream:
         self._pump()
 
     def stop(self) -> None:
-        """Forget every read under way; returns when no thread writes to the ring any more."""
+        """Forget every read under way; no thread writes to the ring any more afterwards."""
         self._drop_after(0)
 
     def close(self) -> None:
@@ -178,9 +175,7 @@ class Stream:
             return False
         start, stop = self._reader.span(part.file, part.offset, part.nbytes)
         address, view = self._locked.place(part, stop - start)
-        transfer = self._reader.start(
-            part.file, start, view, part.offset + part.nbytes - start
-        )
+        transfer = self._reader.start(part.file, start, view, part.offset + part.nbytes - start)
         self._locked_ahead += part.nbytes
         self._entries.append(_Entry(part, address + part.offset - start, transfer, "locked"))
         return True
@@ -196,9 +191,7 @@ class Stream:
         if offset is None or self._arena is None:
             return False
         view = self._arena.view(offset, stop - start)
-        transfer = self._reader.start(
-            part.file, start, view, part.offset + part.nbytes - start
-        )
+        transfer = self._reader.start(part.file, start, view, part.offset + part.nbytes - start)
         self.counters.read_bytes += stop - start
         address = self._arena.address + offset + part.offset - start
         self._entries.append(_Entry(part, address, transfer, "ring"))
@@ -207,22 +200,12 @@ class Stream:
     # -- waiting and dropping -------------------------------------------------------------------
 
     def _wait(self, entry: _Entry) -> None:
-        transfer = entry.transfer
+        transfer, part = entry.transfer, entry.part
         assert transfer is not None
+        what = f"{part.name} (file {part.file}, offset {part.offset}, {part.nbytes} bytes)"
         if not transfer.done:
-            began = time.perf_counter()
-            while not transfer.wait(_POLL_SECONDS):
-                self._check()
-                if time.perf_counter() - began > HANG_SECONDS:
-                    raise ReadError(
-                        f"{entry.part.name}: the drive did not answer for {HANG_SECONDS:.0f} s "
-                        f"(file {entry.part.file}, offset {entry.part.offset}, "
-                        f"{entry.part.nbytes} bytes); check the drive and try again"
-                    )
-            self.counters.wait_s += time.perf_counter() - began
             self.counters.waits += 1
-        if transfer.error is not None:
-            raise transfer.error
+        self.counters.wait_s += waiting.wait_for(transfer, what, self._check)
         if entry.part.locked and not entry.part.address:
             entry.part.address = entry.address
             self._locked_ahead -= entry.part.nbytes
@@ -232,16 +215,27 @@ class Stream:
     def _drop_after(self, keep: int) -> None:
         """Drop all entries but the first `keep`, newest first."""
         dropped = [self._entries.pop() for _ in range(len(self._entries) - keep)]
-        if any(e.transfer is not None and not e.transfer.done for e in dropped):
-            self._reader.cancel()
+        if any(_under_way(entry) for entry in dropped):
+            self._reader.cancel(waiting.CANCEL_SECONDS)
         for entry in dropped:
             if entry.place == "ring":
                 self._ring.unpush()
             elif entry.place == "locked" and not entry.part.address:
                 self._locked_ahead -= entry.part.nbytes
-                self._locked.forget(entry.part)
-        if dropped and keep:
+                # A read that hangs may still write there, but nothing else than this part.
+                if not _under_way(entry):
+                    self._locked.forget(entry.part)
+        if any(_under_way(entry) and entry.place == "ring" for entry in dropped):
+            self._leave_behind()
+        elif dropped and keep:
             self._restart_cancelled()
+
+    def _leave_behind(self) -> None:
+        """Take another ring: a read that hangs may still write to the one there is."""
+        self._drop_after(0)
+        if self._arena is not None:
+            self._arena.close()
+            self._arena = Arena(self._ring.size)
 
     def _restart_cancelled(self) -> None:
         """`cancel` ends every read under way, also those that are kept: drop them as well."""
@@ -250,3 +244,7 @@ class Stream:
             if transfer is not None and transfer.error is not None:
                 self._drop_after(position)
                 return
+
+
+def _under_way(entry: _Entry) -> bool:
+    return entry.transfer is not None and not entry.transfer.done

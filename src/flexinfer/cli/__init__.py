@@ -20,6 +20,7 @@ _COMMANDS = {
     "plan": "show what a memory budget would do",
     "demo": "a small model streamed, beside plain llama.cpp",
     "doctor": "what this machine offers, and what to change",
+    "bench": "measure budgets and strategies for one model",
     "synth": "write a random-weight model of a real shape",
 }
 
@@ -59,7 +60,7 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output left; what is left in the buffer has nowhere to go.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         sys.exit(1)
     except FlexInferError as error:
         click.echo(f"flexinfer: {error}", err=True)

@@ -18,7 +18,7 @@ KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5
 _NEEDS_FLASH_ATTENTION = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """A byte size such as 6GiB."""
 
     name = "size"

@@ -73,7 +73,7 @@ def command(
     ) as llm:
         answer = _Answer(llm, stop, loud=not (quiet or as_json))
         if not quiet:
-            _announce(llm, verbose)
+            _announce(llm, engine["memory"], verbose)
         with _reading(llm, shown=not (quiet or as_json) and sys.stderr.isatty()) as ready:
             sampling = {"temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p}
             answer.generate(ids, min(tokens, llm.n_ctx() - len(ids)), sampling, ready)
@@ -122,10 +122,12 @@ def _ubatch(prompt: int) -> int:
     return min(max(1 << (prompt - 1).bit_length(), 32), _MAX_UBATCH)
 
 
-def _announce(llm: Llama, verbose: bool) -> None:
-    asked = llm.plan.request
-    if asked.weight_memory is not None:
+def _announce(llm: Llama, memory: int | None, verbose: bool) -> None:
+    budget = llm.plan.request.budget
+    if llm.plan.request.weight_memory is not None:
         click.echo("--weight-memory: the memory of the process is not limited", err=True)
+    elif memory is not None and budget < memory:
+        click.echo(f"only {format_size(budget)} of memory are available: using that", err=True)
     click.echo(llm.plan.mode, err=True)
     if verbose:
         for reason in llm.plan.reasons:
