@@ -1,0 +1,180 @@
+"""Runs one case as a worker under its limits, and watches it from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Any
+
+from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, Case
+from flexinfer.cgroup import LimitedGroup, limited
+from flexinfer.directio import cached_fraction
+from flexinfer.errors import EngineError, UnsupportedError
+from flexinfer.groups import PROC
+from flexinfer.machine import device_of
+
+# Below this a wait for the child would be missed by the samples of short runs.
+_EVERY_SECONDS = 0.1
+_SAMPLES = 120
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all runs of one call have in common.
+
+    Attributes:
+        paths: files of the model, the first one first.
+        prompt: tokens of the prompt.
+        tokens: tokens generated, fewer when `seconds` are over; two steps at least.
+        ubatch: prompt tokens a pass; the same for every system, or the tokens could differ.
+    """
+
+    paths: Sequence[str]
+    prompt: int = 16
+    tokens: int = 16
+    seconds: float = 60.0
+    ctx: int = 512
+    ubatch: int = 32
+
+
+def group_trouble(path: str, *, throttled: bool) -> str | None:
+    """Why this process cannot limit workers; None when it can."""
+    device = device_of(path)
+    if throttled and device is None:
+        return f"{path} is on no drive that could be slowed down"
+    reads = (device, 1 << 40) if throttled and device else None
+    try:
+        with limited(memory=1 << 40, read_bps=reads):
+            return None
+    except UnsupportedError as error:
+        return str(error)
+
+
+def run_case(case: Case, job: Job, *, grouped: bool = True) -> dict[str, Any]:
+    """The figures of one run; ``{"failed": sentence}`` when it did not end well.
+
+    Raises:
+        UnsupportedError: a limit is needed that cannot be set here.
+    """
+    document = case.to_json() | {
+        "model": job.paths[0],
+        "prompt": job.prompt,
+        "tokens": job.tokens,
+        "seconds": job.seconds,
+        "ctx": job.ctx,
+        "ubatch": job.ubatch,
+    }
+    cached = 0.0 if case.system == COMPUTE else drop_cache(job.paths)
+    with _group(case, job, grouped) as group:
+        result = _watched(document, group)
+    return result | {"limited": group is not None, "cached_before": round(cached, 3)}
+
+
+def drop_cache(paths: Sequence[str]) -> float:
+    """Let go of the files' pages in the page cache; the fraction that stayed.
+
+    Pages that another process has mapped stay.
+    """
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+    return cached_fraction(paths)
+
+
+@contextmanager
+def _group(case: Case, job: Job, grouped: bool) -> Iterator[LimitedGroup | None]:
+    memory = case.budget if case.system not in (COMPUTE, DRIVE) else None
+    device = device_of(job.paths[0])
+    reads = (device, case.drive) if case.drive and device else None
+    if reads is None and (not grouped or memory is None):
+        if case.system == MMAP:
+            raise UnsupportedError("mmap keeps to a budget only in a control group")
+        yield None
+        return
+    with limited(memory=memory if grouped else None, read_bps=reads) as group:
+        yield group
+
+
+def _watched(document: dict[str, Any], group: LimitedGroup | None) -> dict[str, Any]:
+    with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryFile("w+") as answer:
+        busy, began = _busy_seconds(), time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flexinfer.bench.worker", json.dumps(document)],
+            stdout=answer,
+            stderr=errors,
+            preexec_fn=group.join if group is not None else None,
+        )
+        code, own, curve = _wait(process, group, began)
+        wall = time.monotonic() - began
+        outside = (_busy_seconds() - busy - own) / (wall * (os.cpu_count() or 1))
+        kills = group.oom_kills if group is not None else 0
+        if code != 0:
+            return {"failed": _reason(code, kills, errors), "wall_s": wall}
+        answer.seek(0)
+        result: dict[str, Any] = json.load(answer)
+    return result | {
+        "wall_s": wall,
+        "outside_cpu": round(max(outside, 0.0), 3),
+        "peak": max((usage for _, usage in curve), default=0),
+        "memory_curve": _thin(curve),
+        "oom_kills": kills,
+    }
+
+
+def _wait(
+    process: subprocess.Popen[bytes], group: LimitedGroup | None, began: float
+) -> tuple[int, float, list[tuple[float, int]]]:
+    """Exit code, processor seconds, and (seconds, bytes) of the group while it ran."""
+    curve: list[tuple[float, int]] = []
+    try:
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return process.returncode, usage.ru_utime + usage.ru_stime, curve
+            if group is not None:
+                curve.append((round(time.monotonic() - began, 2), group.usage))
+            time.sleep(_EVERY_SECONDS)
+    except BaseException:
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+        raise
+
+
+def _thin(curve: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """At most `_SAMPLES` of the points; each keeps the largest of those it stands for."""
+    step = -(-len(curve) // _SAMPLES) or 1
+    chunks = [curve[at : at + step] for at in range(0, len(curve), step)]
+    return [(chunk[0][0], max(usage for _, usage in chunk)) for chunk in chunks]
+
+
+def _reason(code: int, kills: int, errors: IO[str]) -> str:
+    if kills:
+        return "killed by the kernel: the group's memory was not enough"
+    errors.seek(0)
+    lines = [line for line in errors.read().splitlines() if line.strip()]
+    return lines[-1] if lines else f"the worker ended with {code}"
+
+
+def _busy_seconds() -> float:
+    """Processor seconds of the whole machine that were not idle.
+
+    Source: first line of ``/proc/stat``: user, nice, system, idle, iowait, irq, softirq, steal.
+    """
+    line = (PROC / "stat").read_text().split("\n", 1)[0]
+    numbers = [int(word) for word in line.split()[1:]]
+    if len(numbers) < 8:
+        raise EngineError("/proc/stat has no processor times")
+    return (sum(numbers[:8]) - numbers[3] - numbers[4]) / _TICKS

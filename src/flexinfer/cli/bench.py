@@ -1,0 +1,227 @@
+"""`flexinfer bench`: budgets times strategies for one model, and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flexinfer.bench.cases import MMAP, SYSTEMS, Case, Grid, parse_rate, parse_window
+from flexinfer.errors import RequestError, SizeError, UnsupportedError
+from flexinfer.sizes import format_size, parse_size
+
+if TYPE_CHECKING:
+    from flexinfer.bench.running import Job
+    from flexinfer.bench.store import ModelRuns, Store
+    from flexinfer.gguf import Catalogue
+
+_OPENING_SECONDS = 5.0
+
+
+def _listed(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
+    return [part.strip() for part in (value or "").split(",") if part.strip()]
+
+
+def _rates(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int | None]:
+    words = _listed(ctx, param, value) or ["native"]
+    try:
+        return [None if word == "native" else parse_rate(word) for word in words]
+    except SizeError as error:
+        raise click.BadParameter(f"{error} or 'native'", ctx, param) from error
+
+
+def _counts(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
+    words = _listed(ctx, param, value)
+    if not all(word.isdigit() and int(word) for word in words):
+        raise click.BadParameter(f"{value!r} is no list of counts, as 1,2", ctx, param)
+    return [int(word) for word in words]
+
+
+@click.command(name="bench")
+@click.argument("model")
+@click.option(
+    "--budgets",
+    callback=_listed,
+    default="25%,50%,75%,90%,100%",
+    show_default=True,
+    help="Sizes, or shares of the weights.",
+)
+@click.option(
+    "--strategy",
+    "systems",
+    callback=_listed,
+    default=",".join(SYSTEMS),
+    show_default=True,
+    help="What is compared; mmap is plain llama.cpp.",
+)
+@click.option("--drive", "drives", callback=_rates, help="Limit of the drive, as native,500MB/s.")
+@click.option("--cores", callback=_counts, help="Processors, as 1,2; default: all.")
+@click.option(
+    "--window", "windows", callback=_listed, help="Windows for all strategies, as 256M or 3L."
+)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--prompt", type=click.IntRange(1), default=16, show_default=True, help="Tokens.")
+@click.option("-n", "tokens", type=click.IntRange(3), default=16, show_default=True, help="Tokens.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1),
+    default=60.0,
+    show_default=True,
+    help="A slow run ends after these, with two steps at least.",
+)
+@click.option("--ctx", type=click.IntRange(32), default=512, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("flexinfer-bench"),
+    show_default=True,
+    help="Folder of results and reports.",
+)
+@click.option("--report-only", is_flag=True, help="Measure nothing; write the report again.")
+def command(
+    model: str,
+    budgets: list[str],
+    systems: list[str],
+    drives: list[int | None],
+    cores: list[int],
+    windows: list[str],
+    rounds: int,
+    prompt: int,
+    tokens: int,
+    seconds: float,
+    ctx: int,
+    out: Path,
+    report_only: bool,
+) -> None:
+    """Measure MODEL on this machine; runs that are there already are not repeated."""
+    from flexinfer.bench.running import Job
+    from flexinfer.bench.store import Store, describe, file_name
+    from flexinfer.gguf import read_catalogue
+
+    catalogue = read_catalogue(model)
+    description = describe(model)
+    store = Store(out / file_name(description))
+    if not report_only:
+        store.describe_machine(description)
+        job = Job(catalogue.paths, prompt, tokens, seconds, ctx, max(prompt, 32))
+        grid = _grid(catalogue, budgets, systems, drives, cores, windows, description["cores"])
+        runs = store.model(
+            Path(catalogue.paths[0]).name,
+            weights=catalogue.nbytes,
+            prompt=prompt,
+            tokens=tokens,
+            ctx=ctx,
+        )
+        _measure(_possible(grid, job), job, runs, rounds)
+    _report(store)
+
+
+def _grid(
+    catalogue: Catalogue,
+    budgets: list[str],
+    systems: list[str],
+    drives: list[int | None],
+    cores: list[int],
+    windows: list[str],
+    all_cores: int,
+) -> Grid:
+    unknown = [system for system in systems if system not in SYSTEMS]
+    if unknown:
+        raise click.UsageError(f"there is no strategy {unknown[0]!r}; take of {', '.join(SYSTEMS)}")
+    return Grid(
+        [_budget(text, catalogue.nbytes) for text in budgets],
+        systems,
+        drives,
+        cores or [all_cores],
+        [None, *(parse_window(text, catalogue) for text in windows)],
+    )
+
+
+def _budget(text: str, weights: int) -> int:
+    if not text.endswith("%"):
+        return parse_size(text)
+    try:
+        share = float(text[:-1])
+    except ValueError:
+        raise click.UsageError(f"{text!r} is no share of the weights, as 50%") from None
+    return int(weights * share / 100)
+
+
+def _possible(grid: Grid, job: Job) -> tuple[Grid, bool]:
+    """The grid without what cannot be limited here, and whether groups can be made."""
+    from dataclasses import replace
+
+    from flexinfer.bench.running import group_trouble
+
+    throttled = any(grid.drives)
+    trouble = group_trouble(job.paths[0], throttled=throttled)
+    if trouble is None:
+        return grid, True
+    if throttled:
+        raise UnsupportedError(f"the drive cannot be slowed down: {trouble}")
+    click.echo(f"{trouble}; without, mmap is left out and budgets are kept by ourselves", err=True)
+    return replace(grid, systems=[each for each in grid.systems if each != MMAP]), False
+
+
+def _measure(possible: tuple[Grid, bool], job: Job, runs: ModelRuns, rounds: int) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from flexinfer.bench.running import run_case
+
+    grid, grouped = possible
+    work = [(case, number) for number in range(rounds) for case in grid.round(number)]
+    todo = [(case, number) for case, number in work if not runs.has(case, number)]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    left = TextColumn("{task.fields[left]}")
+    console = Console(stderr=True, highlight=False)
+    with Progress(*columns, left, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(work), completed=len(work) - len(todo), left="")
+        try:
+            for index, (case, number) in enumerate(todo):
+                left_s = _seconds_left([case for case, _ in todo[index:]], runs, job)
+                progress.update(task, description=_label(case), left=_minutes(left_s))
+                result = run_case(case, job, grouped=grouped)
+                runs.add(case, number, result)
+                console.print(f"{_label(case)}, round {number + 1}: {_outcome(result)}")
+                progress.advance(task)
+        except KeyboardInterrupt:
+            console.print(f"stopped; {len(runs)} runs are kept, the same command goes on")
+
+
+def _seconds_left(cases: list[Case], runs: ModelRuns, job: Job) -> float:
+    guess = job.seconds / 2 + _OPENING_SECONDS
+    known = [runs.seconds(case) for case in cases]
+    return sum(guess if seconds is None else seconds for seconds in known)
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+
+
+def _label(case: Case) -> str:
+    parts = [case.system]
+    if case.budget:
+        parts.append(format_size(case.budget))
+    if case.window:
+        parts.append(f"window {format_size(case.window)}")
+    if case.drive:
+        parts.append(f"at {case.drive / 1e6:.0f} MB/s")
+    return " ".join([*parts, f"on {case.cores} cores"])
+
+
+def _outcome(result: dict[str, Any]) -> str:
+    if "failed" in result:
+        return f"failed: {result['failed']}"
+    if "rate" in result:
+        return f"{result['rate'] / 1e9:.2f} GB/s"
+    others = result["outside_cpu"]
+    noise = f", others used {others:.0%} of the processors" if others > 0.05 else ""
+    return f"{1 / result['step_s']:.3g} tokens/s, first after {result['first_s']:.1f} s{noise}"
+
+
+def _report(store: Store) -> None:
+    if not any(model["runs"] for _, model in store.models()):
+        raise RequestError(f"{store.path} has no runs to report")
+    click.echo(str(store.path))
