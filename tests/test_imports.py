@@ -25,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "storage": {
         *("directio", "experts", "locked", "memory_reader", "pages", "read_threads"),
-        *("reader", "residency", "ring", "rows", "stream"),
+        *("reader", "residency", "ring", "rows", "stream", "waiting"),
     },
     "system": {"cgroup", "checkup", "estimate", "groups", "machine", "probe", "rates"},
     "native": {"_ggml", "compute_rate", "device", "experts_nodes", "graph"},

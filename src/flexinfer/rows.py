@@ -7,20 +7,26 @@ page, so ids and strides stay as they are; after the pass the pages go back.
 from __future__ import annotations
 
 import mmap
+import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 
 from flexinfer import waiting
+from flexinfer.errors import ReadError
 from flexinfer.layout import Part, RowTable
 from flexinfer.pages import address_of
-from flexinfer.reader import Reader
+from flexinfer.reader import Reader, Transfer
 
 _MAP_NORESERVE = 0x4000
+_Job = tuple[list[int], Transfer]
 
 
 class RowStore:
     """Backs the rows of one table, read through `reader`.
 
-    `check` is called while waiting for the drive and raises to stop the wait.
+    A thread of its own reads: rows must not queue behind the weights that are read ahead, and the
+    pass that waits for them must be able to give up. `check` is called while waiting and raises
+    to stop the wait.
     """
 
     def __init__(
@@ -30,35 +36,32 @@ class RowStore:
         reader: Reader,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        # The file's first aligned byte comes first, so that a direct read lands in place.
-        self._start, stop = reader.span(part.file, part.offset, part.nbytes)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        self._map = mmap.mmap(-1, part.nbytes, flags=flags)
+        self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self._reader = reader
         self._check = check
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        self._map = mmap.mmap(-1, stop - self._start, flags=flags)
-        self._map.madvise(mmap.MADV_NOHUGEPAGE)
-        self.table = RowTable(part, address_of(self._map) + part.offset - self._start, row_bytes)
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.table = RowTable(part, address_of(self._map), row_bytes)
 
     def fetch(self, rows: list[int]) -> int:
         """Read `rows` (ascending) into their places; returns the bytes read.
 
         Raises:
-            ReadError: the drive failed or does not answer.
+            ReadError: the drive failed or does not answer. A late answer does no harm: it writes
+                what belongs there.
         """
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._serve, name="flexinfer-rows", daemon=True
+            )
+            self._thread.start()
+        transfer = Transfer()
+        self._jobs.put((rows, transfer))
         part = self.table.part
-        read = 0
-        transfers = []
-        for start, stop, last in self._spans(rows):
-            view = memoryview(self._map)[start - self._start : stop - self._start]
-            transfers.append(self._reader.start(part.file, start, view, last - start))
-            read += stop - start
-        try:
-            for transfer in transfers:
-                waiting.wait_for(transfer, f"{part.name} (file {part.file})", self._check)
-        except BaseException:
-            self._reader.cancel(waiting.CANCEL_SECONDS)
-            raise
-        return read
+        waiting.wait_for(transfer, f"rows of {part.name} (file {part.file})", self._check)
+        return len(rows) * self.table.row_bytes
 
     def drop(self) -> None:
         """Give the pages of all rows back to the system."""
@@ -66,19 +69,43 @@ class RowStore:
 
     def close(self) -> None:
         self.drop()
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join(waiting.CANCEL_SECONDS)
         try:
             self._map.close()
         except BufferError:
-            del self._map  # a read that hangs holds a view; the last one unmaps it
+            del self._map  # a read that hangs or its error hold a view; the last one unmaps it
 
-    def _spans(self, rows: list[int]) -> list[tuple[int, int, int]]:
-        """Aligned ranges of the file that hold the rows, as (start, stop, last byte needed)."""
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            rows, transfer = job
+            error: ReadError | None = None
+            try:
+                self._read(rows)
+            except ReadError as failure:
+                error = failure
+            except Exception as failure:  # or the pass would wait for nothing
+                error = ReadError(f"{self.table.part.name}: {failure}")
+                error.__cause__ = failure
+            transfer.finish(error)
+            del job, transfer, error
+
+    def _read(self, rows: list[int]) -> None:
         part, size = self.table.part, self.table.row_bytes
-        spans: list[tuple[int, int, int]] = []
-        for row in rows:
-            first = part.offset + row * size
-            start, stop = self._reader.span(part.file, first, size)
-            if spans and start <= spans[-1][1]:
-                start = spans.pop()[0]
-            spans.append((start, stop, first + size))
-        return spans
+        with memoryview(self._map) as memory:
+            for first, count in _runs(rows):
+                start, nbytes = first * size, count * size
+                with memory[start : start + nbytes] as target:
+                    self._reader.read_into(part.file, part.offset + start, target)
+
+
+def _runs(rows: list[int]) -> list[tuple[int, int]]:
+    """Consecutive rows as (first, count)."""
+    runs: list[tuple[int, int]] = []
+    for row in rows:
+        if runs and row == runs[-1][0] + runs[-1][1]:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((row, 1))
+    return runs
