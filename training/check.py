@@ -42,7 +42,11 @@ def difference(recipe: Recipe, corpus: Corpus, network: Network) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exact.gguf"
         export(network, corpus.tokenizer, path, recipe.name, "f32")
-        llm = llama_cpp.Llama(str(path), n_ctx=512, logits_all=True, verbose=False)
+        # A cache in f16 rounds enough to tip a router's close choices.
+        f32 = llama_cpp.GGML_TYPE_F32
+        llm = llama_cpp.Llama(
+            str(path), n_ctx=512, logits_all=True, type_k=f32, type_v=f32, verbose=False
+        )
         theirs = logits_of(llm, row[0].tolist())
         llm.close()
     with torch.no_grad():
