@@ -48,7 +48,7 @@ RECIPES = {
         schedule=1100,
     ),
     "moe": Recipe(
-        "Shakespeare 16x4M MoE",
+        "Shakespeare MoE of 4M",
         "shakespeare-moe.gguf",
         Shape("qwen3moe", 4, 256, 64, 4, 2, vocabulary=1024, context=512, experts=16, used=4),
         steps=350,
