@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from flexinfer.experts import ExpertStore, Matrix
+from flexinfer.experts import ExpertStore
 from flexinfer.experts_cache import Batch, Ready
+from flexinfer.experts_window import Matrix, MatrixReads
 from flexinfer.gguf import TensorInfo
 from flexinfer.layout import ExpertPlace, Layout, Part, RowTable
 from flexinfer.locked import LockedSet
@@ -192,9 +193,7 @@ class Residency:
                 self._expert_groups(),
                 plan.slots,
                 plan.expert_window,
-                self._reader,
-                self._earlier,
-                self._check,
+                MatrixReads(self._reader, self._earlier, self._check),
             )
             self.experts.recorder = recorder
 
@@ -243,7 +242,9 @@ class Residency:
         store = self._rows.get(held.address)
         if store is None:
             whole = _part(held, 0, held.weight.rows, False)
-            store = self._rows[held.address] = RowStore(whole, held.info.row_bytes, self._reader)
+            store = self._rows[held.address] = RowStore(
+                whole, held.info.row_bytes, self._reader, self._check
+            )
         return store.table
 
 

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import llama_cpp
-from llama_cpp import _internals
 import numpy as np
+from llama_cpp import _internals
 
 PROMPT = 40
 DECODED = 4
@@ -108,8 +108,7 @@ def outputs(llm: llama_cpp.Llama, embedding: bool, one_ubatch: bool) -> Iterator
     for position in itertools.count(PROMPT):
         context.decode(batch)
         rows = [
-            np.ctypeslib.as_array(fetch(context.ctx, i), (width,))
-            for i in range(batch.n_tokens())
+            np.ctypeslib.as_array(fetch(context.ctx, i), (width,)) for i in range(batch.n_tokens())
         ]
         yield b"".join(row.tobytes() for row in rows)
         if position == PROMPT + DECODED or one_ubatch:
