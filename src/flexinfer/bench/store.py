@@ -84,10 +84,8 @@ class ModelRuns:
         return len(self._entry["runs"])
 
     def has(self, case: Case, number: int) -> bool:
-        """Whether round `number` of `case` is there."""
-        return any(
-            run["round"] == number and Case.from_json(run) == case for run in self._entry["runs"]
-        )
+        """Whether round `number` of `case` is there; a run that failed is to be tried again."""
+        return any("failed" not in run for run in self._of(case, number))
 
     def seconds(self, case: Case) -> float | None:
         """What the last run of `case` took, for an estimate of time."""
@@ -95,9 +93,15 @@ class ModelRuns:
         return took[-1] if took else None
 
     def add(self, case: Case, number: int, result: dict[str, Any]) -> None:
-        """Keep a run and save the file."""
+        """Keep a run in place of one that failed, and save the file."""
+        for failed in self._of(case, number):
+            self._entry["runs"].remove(failed)
         self._entry["runs"].append({**case.to_json(), "round": number, **result})
         self._store.save()
+
+    def _of(self, case: Case, number: int) -> list[dict[str, Any]]:
+        runs = self._entry["runs"]
+        return [run for run in runs if run["round"] == number and Case.from_json(run) == case]
 
 
 def describe(model: str) -> dict[str, Any]:
