@@ -36,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
         *("read_threads", "reader", "residency", "ring", "rows", "stream", "waiting"),
     },
     "system": {
+        "auto",
         "cgroup",
         "checkup",
         "estimate",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli.models import local_model
 from flexinfer.cli.options import KV_TYPES, engine_options, llama_options, sampling_options
 from flexinfer.errors import RequestError
 from flexinfer.sizes import format_size
@@ -61,7 +62,11 @@ def command(
     verbose: bool,
     **engine: Any,
 ) -> None:
-    """Talk with MODEL, a GGUF file. Earlier turns are not computed again."""
+    """Talk with MODEL, a GGUF file or hf:user/repo[:quant|:file].
+
+    Earlier turns are not computed again.
+    """
+    model = local_model(model, engine)
     context = ctx or _context(model, engine)
     from flexinfer.conversation import Conversation
     from flexinfer.llama import Llama

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli.models import catalogue_of
 from flexinfer.cli.options import KV_TYPES, engine_options, needs_flash_attention
 from flexinfer.sizes import format_size
 
@@ -51,11 +52,15 @@ def command(
     as_json: bool,
     **engine: Any,
 ) -> None:
-    """Show what a memory budget would do for MODEL, from its header alone."""
+    """Show what a memory budget would do for MODEL, from its header alone.
+
+    MODEL is a GGUF file, or hf:user/repo[:quant|:file] on the Hugging Face hub, of which only the
+    header is fetched.
+    """
     from flexinfer.machine import Machine
 
     machine = Machine.detect()
-    catalogue = _catalogue(model)
+    catalogue = catalogue_of(model)
     forecast = _forecast(catalogue, machine, **engine)
     if rate is not None:
         forecast = _at(forecast, forecast.budget_for(rate))
@@ -72,12 +77,6 @@ def command(
     if verbose:
         for reason in plan.reasons:
             click.echo(f"  {reason}")
-
-
-def _catalogue(model: str) -> Catalogue:
-    from flexinfer.gguf import read_catalogue
-
-    return read_catalogue(model)
 
 
 def _forecast(

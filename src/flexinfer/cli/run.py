@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options, llama_options, sampling_options
 from flexinfer.errors import RequestError
 from flexinfer.generation import TextStream
@@ -55,8 +56,9 @@ def command(
     as_json: bool,
     **engine: Any,
 ) -> None:
-    """Answer one prompt with MODEL, a GGUF file."""
+    """Answer one prompt with MODEL, a GGUF file or hf:user/repo[:quant|:file]."""
     text = _prompt_text(prompt, prompt_file)
+    model = local_model(model, engine)
     ids = _tokenize(model, text, verbose)
     context = _context(len(ids), tokens, ctx)
     batch = ubatch or _ubatch(len(ids))

@@ -1,0 +1,67 @@
+"""What MODEL may be on the command line: a file here, or a reference to the hub."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flexinfer.cli.options import KV_TYPES, needs_flash_attention
+
+if TYPE_CHECKING:
+    from flexinfer.gguf import Catalogue
+
+_LEAST_CONTEXT = 512
+_LEAST_UBATCH = 32
+
+
+def catalogue_of(model: str) -> Catalogue:
+    """The header of `model`, read from the file or from the hub."""
+    from flexinfer import hub
+    from flexinfer.gguf import read_catalogue
+
+    return hub.read_remote(model) if hub.is_reference(model) else read_catalogue(model)
+
+
+def local_model(model: str, engine: dict[str, Any]) -> str:
+    """A path for `model`; what is on the hub is downloaded once it is known to fit.
+
+    Args:
+        engine: what `engine_options` collected.
+
+    Raises:
+        BudgetError: the model cannot run in this budget; nothing was downloaded.
+    """
+    from flexinfer import hub
+
+    if not hub.is_reference(model):
+        return model
+    _require_fit(hub.read_remote(model), engine)
+    path = os.fspath(hub.download(model))
+    click.echo(f"{model} is {path}", err=True)
+    return path
+
+
+def _require_fit(catalogue: Catalogue, engine: dict[str, Any]) -> None:
+    from flexinfer.estimate import estimate_costs, estimate_weights
+    from flexinfer.machine import Machine
+    from flexinfer.plan import Rates, Request
+    from flexinfer.planner import plan
+
+    machine = Machine.detect()
+    kind, flash = KV_TYPES[engine["kv_type"]], engine["flash_attn"]
+    costs = estimate_costs(
+        catalogue,
+        (kind, kind),
+        flash_attention=flash or needs_flash_attention(engine["kv_type"]),
+    )
+    request = Request(
+        budget=engine["memory"] or machine.default_budget,
+        ctx=_LEAST_CONTEXT,
+        ubatch=_LEAST_UBATCH,
+        weight_memory=engine["weight_memory"],
+    )
+    # Whether it fits does not depend on rates.
+    weights = estimate_weights(catalogue, engine["threads"] or machine.cores)
+    plan(weights, request, costs, Rates(1.0, 1.0, "given"))

@@ -1,0 +1,87 @@
+"""Downloads into the hub's cache that go on where an earlier process stopped.
+
+The hub's client (as of 2.x) names its temporary files anew in each process, so it begins again
+after Ctrl-C. Here the part that came is kept under the blob's name; a finished blob is then found
+by the client, which enters it into its cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+# The hub gives larger files by its own protocol only, which the client speaks.
+_MOST = 50 * 10**9
+_SUFFIX = ".flexinfer-part"
+
+
+def fetch(repo: str, file: str) -> str:
+    """Path in the hub's cache of a file, downloaded or completed if need be.
+
+    Raises:
+        Exception: whatever the hub's client raises.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    url = hf_hub_url(repo, file)
+    metadata = get_hf_file_metadata(url)
+    if metadata.etag and metadata.size and metadata.size <= _MOST:
+        _fetch_blob(_blob(repo, metadata.etag), url, metadata.location, metadata.size)
+    return str(hf_hub_download(repo, file))
+
+
+def missing_bytes(repo: str, file: str, size: int) -> int:
+    """Bytes that are still to come of a file of `size` bytes, at most."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    etag = get_hf_file_metadata(hf_hub_url(repo, file)).etag
+    part = _part(_blob(repo, etag)) if etag else None
+    return size - (part.stat().st_size if part is not None and part.exists() else 0)
+
+
+def _blob(repo: str, etag: str) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = repo_folder_name(repo_id=repo, repo_type="model")
+    return Path(constants.HF_HUB_CACHE) / folder / "blobs" / etag
+
+
+def _part(blob: Path) -> Path:
+    return blob.with_name(blob.name + _SUFFIX)
+
+
+def _fetch_blob(blob: Path, url: str, location: str, size: int) -> None:
+    if blob.exists():
+        return
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered: what came before the process ended is in the file.
+    with open(_part(blob), "ab", buffering=0) as part:
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return  # another process is at it; the client downloads on its own
+        if os.fstat(part.fileno()).st_size > size:
+            part.truncate(0)
+        _append(part, url, location, size)
+        if os.fstat(part.fileno()).st_size == size:
+            os.replace(part.name, blob)
+
+
+def _append(part: BinaryIO, url: str, location: str, size: int) -> None:
+    from huggingface_hub.file_download import build_hf_headers, http_get
+
+    headers = build_hf_headers()
+    if urlsplit(url).netloc != urlsplit(location).netloc:
+        # The token is for the hub, not for the store that it refers to.
+        headers.pop("authorization", None)
+    http_get(
+        location,
+        part,
+        resume_size=part.seek(0, os.SEEK_END),
+        headers=headers,
+        expected_size=size,
+    )
