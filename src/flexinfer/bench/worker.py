@@ -123,7 +123,7 @@ def _plan_figures(llm: Any) -> dict[str, Any]:
         "locked_bytes": plan.locked_bytes,
         "streamed_bytes": plan.streamed_bytes,
         "rows_bytes": sum(w.nbytes for w in plan.weights if w.use.value in ("rows", "idle")),
-        "window": plan.window,
+        "planned_window": plan.window,
         "ctx": plan.ctx,
         "ubatch": plan.ubatch,
         "mode": plan.mode,

@@ -188,6 +188,8 @@ def _measure(possible: tuple[Grid, bool], job: Job, runs: ModelRuns, rounds: int
                 progress.advance(task)
         except KeyboardInterrupt:
             console.print(f"stopped; {len(runs)} runs are kept, the same command goes on")
+            if not len(runs):
+                raise
 
 
 def _seconds_left(cases: list[Case], runs: ModelRuns, job: Job) -> float:
@@ -222,6 +224,19 @@ def _outcome(result: dict[str, Any]) -> str:
 
 
 def _report(store: Store) -> None:
+    """Write Markdown and, where matplotlib is there, HTML beside the results."""
+    from flexinfer.bench.pages import markdown, page
+
     if not any(model["runs"] for _, model in store.models()):
-        raise RequestError(f"{store.path} has no runs to report")
-    click.echo(str(store.path))
+        raise RequestError(f"{store.path} has no runs to report; call it without --report-only")
+    text = markdown(store.document)
+    written = [store.path, store.path.with_suffix(".md")]
+    written[1].write_text(text)
+    try:
+        picture = page(store.document)
+    except UnsupportedError as error:
+        click.echo(f"no HTML page: {error}", err=True)
+    else:
+        written.append(store.path.with_suffix(".html"))
+        written[2].write_text(picture)
+    click.echo("\n".join(map(str, written)))

@@ -1,0 +1,208 @@
+"""From runs to figures: medians with spread, the bound, ratios. Pure functions of the results."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from flexinfer.bench.cases import BOUND, COMPUTE, DRIVE, MMAP, SYSTEMS, Case
+
+# Left of a budget for what no engine can spend on weights: interpreter pages, kernel memory.
+MARGIN = 64 << 20
+# Tokens of the answer that a person waits for, in the figure for short answers.
+ANSWER = 100
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and extremes of one figure over rounds."""
+
+    median: float
+    least: float
+    most: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread | None:
+        """None without values."""
+        known = list(values)
+        if not known:
+            return None
+        return cls(statistics.median(known), min(known), max(known), len(known))
+
+    def shown(self, digits: int = 3) -> str:
+        """As ``1.23 (1.20-1.31)``; the median alone where there is one value."""
+        if self.count == 1:
+            return f"{self.median:.{digits}g}"
+        return f"{self.median:.{digits}g} ({self.least:.{digits}g}-{self.most:.{digits}g})"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a set of curves has in common."""
+
+    drive: int | None
+    cores: int
+
+    @property
+    def label(self) -> str:
+        drive = "the drive as it is" if self.drive is None else f"{self.drive / 1e6:.0f} MB/s"
+        return f"{drive}, {self.cores} {'core' if self.cores == 1 else 'cores'}"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """``1 / max(C, S* / B)`` of one round.
+
+    Attributes:
+        compute_s: seconds a token of plain llama.cpp with all weights in memory.
+        drive: bytes/s of our reader with nothing computed.
+        streamed: bytes that any engine would have to read for each token.
+    """
+
+    compute_s: float
+    drive: float
+    streamed: int
+
+    @property
+    def step_s(self) -> float:
+        return max(self.compute_s, self.streamed / self.drive)
+
+
+class Summary:
+    """The figures of one model.
+
+    Args:
+        name: file name of the model.
+        entry: its part of a results file.
+    """
+
+    def __init__(self, name: str, entry: dict[str, Any]) -> None:
+        self.name = name
+        self.weights: int = entry["weights"]
+        self.facts = {key: entry[key] for key in ("prompt", "tokens", "ctx")}
+        self.runs: list[dict[str, Any]] = [run for run in entry["runs"] if "failed" not in run]
+        self.failed: list[dict[str, Any]] = [run for run in entry["runs"] if "failed" in run]
+
+    def __repr__(self) -> str:
+        return f"<Summary {self.name} {len(self.runs)} runs>"
+
+    @cached_property
+    def compared(self) -> list[dict[str, Any]]:
+        """Runs other than those of the bound."""
+        return [run for run in self.runs if run["system"] not in BOUND]
+
+    @property
+    def settings(self) -> list[Setting]:
+        found = {Setting(run["drive"], run["cores"]) for run in self.compared}
+        return sorted(found, key=lambda each: (each.drive is not None, each.drive or 0, each.cores))
+
+    def budgets(self, setting: Setting) -> list[int]:
+        return sorted({run["budget"] for run in self._within(setting)})
+
+    def systems(self, setting: Setting) -> list[str]:
+        found = {run["system"] for run in self._within(setting)}
+        return [system for system in SYSTEMS if system in found]
+
+    def windows(self, setting: Setting) -> list[int]:
+        found = {run["window"] for run in self._within(setting)}
+        return sorted(window for window in found if window is not None)
+
+    def case_runs(self, case: Case) -> list[dict[str, Any]]:
+        return [run for run in self.compared if Case.from_json(run) == case]
+
+    def figure(self, case: Case, value: Callable[[dict[str, Any]], float]) -> Spread | None:
+        """`value` over the rounds of a case."""
+        return Spread.of(value(run) for run in self.case_runs(case))
+
+    def rate(self, case: Case) -> Spread | None:
+        """Tokens/s once the first token is out."""
+        return self.figure(case, lambda run: 1 / run["step_s"])
+
+    def bound_rate(self, case: Case) -> Spread | None:
+        """The bound in tokens/s for the case's budget, drive and cores."""
+        rounds = {run["round"] for run in self.runs}
+        bounds = [self.bound(case, number) for number in sorted(rounds)]
+        return Spread.of(1 / bound.step_s for bound in bounds if bound is not None)
+
+    def share_of_bound(self, case: Case) -> Spread | None:
+        """Reached rate over the bound of the same round."""
+        pairs = ((run, self.bound(case, run["round"])) for run in self.case_runs(case))
+        return Spread.of(bound.step_s / run["step_s"] for run, bound in pairs if bound)
+
+    def over(self, case: Case, other: Case) -> Spread | None:
+        """Rate over the rate of `other` in the same round."""
+        others = {run["round"]: run["step_s"] for run in self.case_runs(other)}
+        pairs = ((run, others.get(run["round"])) for run in self.case_runs(case))
+        return Spread.of(step / run["step_s"] for run, step in pairs if step is not None)
+
+    def prediction_error(self, case: Case) -> Spread | None:
+        """Predicted over measured rate, less one."""
+        runs = [run for run in self.case_runs(case) if "predicted_s" in run]
+        return Spread.of(run["step_s"] / run["predicted_s"] - 1 for run in runs)
+
+    def bound(self, case: Case, number: int) -> Bound | None:
+        """The bound of one round; None until both halves and a run of ours at this budget exist."""
+        compute = self._half(Case(COMPUTE, 0, None, case.cores), number)
+        drive = self._half(Case(DRIVE, 0, case.drive, case.cores), number)
+        streamed = self.smallest_streamed(case)
+        if compute is None or drive is None or streamed is None:
+            return None
+        return Bound(compute["step_s"], drive["rate"], streamed)
+
+    def smallest_streamed(self, case: Case) -> int | None:
+        """S*: the weights a token uses, less what is left of the budget beside other needs.
+
+        It is never taken from a plan's own streamed bytes: that would excuse a bad plan.
+        """
+        same = (case.budget, case.drive, case.cores)
+        for run in self.compared:
+            if (run["budget"], run["drive"], run["cores"]) == same and "memory" in run:
+                memory = run["memory"]
+                spent = memory["overhead"] + memory["kv"] + memory["compute"] + MARGIN
+                needed: int = self.weights - run["rows_bytes"] - (case.budget - spent)
+                return max(needed, 0)
+        return None
+
+    def drive_rate(self, setting: Setting) -> Spread | None:
+        case = Case(DRIVE, 0, setting.drive, setting.cores)
+        return Spread.of(run["rate"] for run in self.runs if Case.from_json(run) == case)
+
+    def compute_step(self, setting: Setting) -> Spread | None:
+        case = Case(COMPUTE, 0, None, setting.cores)
+        return Spread.of(run["step_s"] for run in self.runs if Case.from_json(run) == case)
+
+    @property
+    def tokens_agree(self) -> bool:
+        """Whether every run gave the same tokens, as far as each came."""
+        answers = [run["tokens"] for run in self.runs if "tokens" in run]
+        longest: Sequence[int] = max(answers, key=len, default=[])
+        return all(list(longest[: len(answer)]) == answer for answer in answers)
+
+    @property
+    def disturbed(self) -> float:
+        """The largest share of the processors that something else used during a run."""
+        return max((run.get("outside_cpu", 0.0) for run in self.runs), default=0.0)
+
+    def _within(self, setting: Setting) -> list[dict[str, Any]]:
+        wanted = (setting.drive, setting.cores)
+        return [run for run in self.compared if (run["drive"], run["cores"]) == wanted]
+
+    def _half(self, case: Case, number: int) -> dict[str, Any] | None:
+        """Round `number` of a half of the bound, or the last there is."""
+        runs = [run for run in self.runs if Case.from_json(run) == case]
+        exact = [run for run in runs if run["round"] == number]
+        return (exact or runs)[-1] if runs else None
+
+
+def case_of(setting: Setting, system: str, budget: int, window: int | None = None) -> Case:
+    return Case(system, budget, setting.drive, setting.cores, None if system == MMAP else window)
+
+
+def answer_seconds(run: dict[str, Any]) -> float:
+    """From opened model to the last of `ANSWER` tokens, at the run's median step."""
+    seconds: float = run["first_s"] + (ANSWER - 1) * run["step_s"]
+    return seconds
