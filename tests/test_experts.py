@@ -17,6 +17,7 @@ from flexinfer.experts_cache import Batch
 from flexinfer.experts_plan import smallest_room
 from flexinfer.experts_window import Matrix, MatrixReads
 from flexinfer.memory_reader import MemoryReader
+from flexinfer.routing import TraceRecorder
 from flexinfer.stream import Counters
 
 EXPERTS = 6
@@ -202,3 +203,19 @@ def test_slots_follow_the_budget_while_the_model_is_open(
         llm.release()
         llm.reset()
         assert np.array_equal(decode(llm, scenario), expected)
+
+
+@pytest.mark.native
+def test_the_routing_of_a_model_is_recorded(tiny_model: TinyModel) -> None:
+    path = tiny_model("tiny-moe")
+    recorder = TraceRecorder()
+    with Llama(str(path), weight_memory=least_memory(path), n_ctx=64, verbose=False) as llm:
+        store = llm._running().residency.experts
+        assert store is not None
+        store.recorder = recorder
+        llm.eval([5, 6, 7])
+        llm.eval([8])
+    trace = recorder.trace("tiny-moe", 16)
+    # The last layer computes only tokens whose logits are asked for.
+    assert [len(layer) for layer in trace.layers[:-1]] == [4, 4, 4]
+    assert all(len(set(token)) == 4 for layer in trace.layers for token in layer)

@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "files": {"gguf", "gguf_header", "gguf_source"},
     "policy": {
         *("balance", "budget", "choice", "experts_cache", "experts_plan"),
-        *("forecast", "plan", "planner", "policies", "strategies"),
+        *("forecast", "plan", "planner", "policies", "routing", "strategies"),
     },
     "storage": {
         *(

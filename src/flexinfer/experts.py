@@ -160,6 +160,8 @@ class ExpertStore:
         self.counters.wanted += len(batch.uses)
         self.counters.hits += sum(expert in held for expert in batch.uses)
         group.table.note(batch.uses, batch.tokens)
+        if self.recorder is not None:
+            self.recorder(batch.group, batch.ids)
         chooser = self._choosers.get(batch.group)
         if chooser is not None and batch.tokens == 1:
             chooser.access(batch.uses)

@@ -5,7 +5,7 @@ Policy only: it counts integers. One slot holds all matrices of one expert.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flexinfer.policies import POLICIES, Policy
@@ -22,6 +22,7 @@ class Batch:
         members: the matrices of the group that it needs now.
         then: the ones that a later step of the same routing needs.
         first: it is the first step of this routing, so it counts.
+        ids: for each token its experts.
     """
 
     group: int
@@ -30,6 +31,7 @@ class Batch:
     first: bool
     tokens: int
     uses: Mapping[int, int]
+    ids: Sequence[Sequence[int]] = ()
 
 
 class SlotTable:

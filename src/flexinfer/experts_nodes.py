@@ -222,24 +222,25 @@ def route(routed: Routed, scratch: Scratch) -> Routing:
     """Read the ids of a step, which exist by now."""
     ids = routed.read_ids()
     if len(ids) == 1 and len(set(ids[0])) == len(ids[0]):
-        return TokenRouting(routed, ids[0])
-    return BatchRouting(routed, np.array(ids, np.int32), scratch)
+        return TokenRouting(routed, ids)
+    return BatchRouting(routed, ids, scratch)
 
 
-def _batch(routed: Routed, tokens: int, uses: Mapping[int, int]) -> Batch:
+def _batch(routed: Routed, ids: Sequence[Sequence[int]], uses: Mapping[int, int]) -> Batch:
     then = routed.next.members if routed.next is not None else ()
-    return Batch(routed.group, routed.members, then, routed.first, tokens, uses)
+    return Batch(routed.group, routed.members, then, routed.first, len(ids), uses, ids)
 
 
 class TokenRouting:
     """One token: a row for each expert, computed where the graph has it."""
 
-    def __init__(self, routed: Routed, experts: Sequence[int]) -> None:
+    def __init__(self, routed: Routed, ids: Sequence[Sequence[int]]) -> None:
+        experts = ids[0]
         if routed.singles is None:
             routed.singles = Singles(routed, len(experts))
         self._singles = routed.singles
         self._position = {expert: k for k, expert in enumerate(experts)}
-        self.batch = _batch(routed, 1, dict.fromkeys(experts, 1))
+        self.batch = _batch(routed, ids, dict.fromkeys(experts, 1))
 
     def segments(self, ready: Ready) -> Iterator[tuple[Any, int]]:
         yield self._singles.array, self._singles.place(ready, self._position)
@@ -251,18 +252,18 @@ class TokenRouting:
 class BatchRouting:
     """Several tokens: an expert's rows are gathered, computed in one node, and scattered."""
 
-    def __init__(self, routed: Routed, ids: Any, scratch: Scratch) -> None:
-        tokens, self._used = ids.shape
+    def __init__(self, routed: Routed, ids: Sequence[Sequence[int]], scratch: Scratch) -> None:
+        flat = np.array(ids, np.int32).reshape(-1)
+        tokens, self._used = len(ids), len(ids[0])
         self._nodes = routed.nodes
         self._scratch = scratch
-        flat = ids.reshape(-1)
         order = np.argsort(flat, kind="stable")
         experts, starts = np.unique(flat[order], return_index=True)
         parts = np.split(order, starts[1:])
         self._rows = dict(zip(experts.tolist(), parts, strict=True))
         uses = {expert: len(rows) for expert, rows in self._rows.items()}
         self._limit = max(tokens, max(uses.values()))
-        self.batch = _batch(routed, tokens, uses)
+        self.batch = _batch(routed, ids, uses)
         self._gathered: list[tuple[RoutedNode, Any, Any]] = []
 
     def segments(self, ready: Ready) -> Iterator[tuple[Any, int]]:

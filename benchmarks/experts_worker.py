@@ -1,0 +1,96 @@
+"""One engine decoding random tokens of a mixture of experts; one JSON document of figures.
+
+    python experts_worker.py ours|plain MODEL BUDGET|- PROMPT TOKENS
+
+Random tokens, because a random-weight model routes evenly only when its tokens differ. Opening and
+warm-up are outside all timing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import sys
+import time
+from typing import Any
+
+from workers import open_ours, open_plain
+
+OPTIONS = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 512, "n_threads": 2, "n_threads_batch": 2}
+
+
+def main(kind: str, model: str, budget: str, prompt: int, tokens: int) -> dict[str, Any]:
+    options = OPTIONS if budget == "-" else OPTIONS | {"memory": budget}
+    llm = (open_ours if kind == "ours" else open_plain)(model, options)
+    figures: dict[str, Any] = {"prompt_s": _prompt(llm, prompt)}
+    half = max(tokens // 2, 1)
+    _decode(llm, half)
+    if kind == "plain":
+        return figures | {"token_s": statistics.median(_decode(llm, tokens - half))}
+    return figures | _ours(llm, tokens - half)
+
+
+def _ours(llm: Any, tokens: int) -> dict[str, Any]:
+    store = llm._engine.residency.experts
+    before = llm.stats
+    counted = (store.counters.wanted, store.counters.hits) if store else (0, 0)
+    seconds = statistics.median(_decode(llm, tokens))
+    done = llm.stats - before
+    figures = {
+        "token_s": seconds,
+        "mode": llm.plan.mode,
+        "slots": list(llm.plan.slots),
+        "wait_s": done.wait_s / tokens,
+        "segments": done.segments / tokens,
+        "token_bytes": done.read_bytes / tokens,
+        "expert_share": _expert_share(llm.plan),
+    }
+    if store:
+        wanted, hits = store.counters.wanted - counted[0], store.counters.hits - counted[1]
+        figures |= {"hit_rate": hits / wanted, "policy": store.policy, "drive": _drive(store)}
+    return figures
+
+
+def _expert_share(plan: Any) -> float:
+    work = sum(weight.token_bytes for weight in plan.weights if weight.use.value != "rows")
+    experts = sum(weight.token_bytes for weight in plan.weights if weight.group is not None)
+    return float(experts / work)
+
+
+def _drive(store: Any) -> float:
+    """Bytes/s of the store's own reads of random experts with nothing computed."""
+    rng = random.Random(2)
+    window, groups = store.window, store._groups
+    nbytes, began = 0, time.perf_counter()
+    for _ in range(48):
+        group = rng.choice(groups)
+        experts = rng.sample(range(len(group.table.held) or 16), 8)
+        queue = window.begin(group.matrices, experts)
+        for ready in window.arrivals(group.matrices, queue):
+            nbytes += len(ready) * sum(matrix.nbytes for matrix in group.matrices)
+    return nbytes / (time.perf_counter() - began)
+
+
+def _prompt(llm: Any, count: int) -> float:
+    began = time.perf_counter()
+    llm.eval(_tokens(llm, count))
+    return time.perf_counter() - began
+
+
+def _decode(llm: Any, count: int) -> list[float]:
+    times = []
+    for token in _tokens(llm, count):
+        began = time.perf_counter()
+        llm.eval([token])
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _tokens(llm: Any, count: int) -> list[int]:
+    rng = random.Random(llm.n_tokens)
+    return [rng.randrange(300, llm.n_vocab()) for _ in range(count)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:4], *map(int, sys.argv[4:]))))
