@@ -72,7 +72,8 @@ def _fetch_blob(blob: Path, url: str, location: str, size: int) -> None:
 
 
 def _append(part: BinaryIO, url: str, location: str, size: int) -> None:
-    from huggingface_hub.file_download import build_hf_headers, http_get
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils._headers import build_hf_headers
 
     headers = build_hf_headers()
     if urlsplit(url).netloc != urlsplit(location).netloc:

@@ -1,0 +1,80 @@
+"""`flexinfer synth`: write a random-weight model of a real shape."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from flexinfer.errors import RequestError
+from flexinfer.sizes import format_size
+
+
+@click.command(name="synth")
+@click.argument("preset", required=False)
+@click.argument("out", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--quant", default="q4_0", show_default=True, help="Type of the matrices.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--split", type=click.IntRange(2), help="Write so many shards.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def command(
+    preset: str | None, out: Path | None, quant: str, seed: int, split: int | None, force: bool
+) -> None:
+    """Write a model of PRESET's shape with random weights to OUT.
+
+    Sizes and speeds are those of the real model; what it says means nothing. Without arguments,
+    the presets are listed.
+    """
+    if preset is None:
+        _list()
+        return
+    if out is None:
+        raise click.UsageError("name the file to write, as model.gguf")
+    _require_free(out, split, force)
+    from flexinfer.synth import write_model
+
+    try:
+        with _progress() as report:
+            paths = write_model(preset, out, quant, seed=seed, split=split, progress=report)
+    except OSError as error:
+        raise RequestError(f"{out} cannot be written: {error.strerror}") from error
+    for path in paths:
+        click.echo(f"{path}  {format_size(path.stat().st_size)}")
+
+
+def _list() -> None:
+    from flexinfer.synth import PRESETS, QUANTS
+
+    width = max(map(len, PRESETS))
+    for name, shape in PRESETS.items():
+        experts = f", {shape.experts} experts of which {shape.experts_used} are used"
+        click.echo(
+            f"{name:<{width}}  {shape.architecture}, {shape.layers} layers of {shape.width}"
+            + (experts if shape.experts else "")
+        )
+    click.echo(f"quantisations: {', '.join(QUANTS)}")
+
+
+def _require_free(out: Path, split: int | None, force: bool) -> None:
+    stem = out.name.removesuffix(".gguf")
+    taken = out if split is None else out.with_name(f"{stem}-00001-of-{split:05}.gguf")
+    if taken.exists() and not force:
+        raise RequestError(f"{taken} is there already; give another name, or --force to replace it")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr, when somebody looks at it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("")
+        yield lambda done, total: progress.update(task, completed=done, total=total)
