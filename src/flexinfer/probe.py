@@ -24,7 +24,7 @@ from flexinfer.pages import Arena
 from flexinfer.reader import DEFAULT_PIECE, DEFAULT_THREADS, Reader, Transfer, open_reader
 
 # (threads, piece): the default first; it stays unless another is clearly faster.
-CANDIDATES = ((DEFAULT_THREADS, DEFAULT_PIECE), (4, 4 << 20), (16, 1 << 20))
+CANDIDATES = ((DEFAULT_THREADS, DEFAULT_PIECE), (8, 2 << 20), (16, 1 << 20))
 _CLEARLY = 1.1
 # Some more pass until the last reads are done.
 _SECONDS = 0.2
