@@ -83,9 +83,13 @@ class ModelRuns:
     def __len__(self) -> int:
         return len(self._entry["runs"])
 
-    def has(self, case: Case, number: int) -> bool:
-        """Whether round `number` of `case` is there; a run that failed is to be tried again."""
-        return any("failed" not in run for run in self._of(case, number))
+    def has(self, case: Case, number: int, disturbance: float = 1.0) -> bool:
+        """Whether round `number` of `case` is there; a run that failed is to be tried again.
+
+        So is one during which others used more than `disturbance` of the processors.
+        """
+        runs = self._of(case, number)
+        return any(_disturbance(run) <= disturbance for run in runs)
 
     def seconds(self, case: Case) -> float | None:
         """What the last run of `case` took, for an estimate of time."""
@@ -93,15 +97,23 @@ class ModelRuns:
         return took[-1] if took else None
 
     def add(self, case: Case, number: int, result: dict[str, Any]) -> None:
-        """Keep a run in place of one that failed, and save the file."""
-        for failed in self._of(case, number):
-            self._entry["runs"].remove(failed)
-        self._entry["runs"].append({**case.to_json(), "round": number, **result})
+        """Keep the run, or the earlier one where that was less disturbed, and save the file."""
+        runs = self._entry["runs"]
+        earlier = self._of(case, number)
+        for run in earlier:
+            runs.remove(run)
+        new = {**result, **case.to_json(), "round": number}
+        runs.append(min([new, *earlier], key=_disturbance))
         self._store.save()
 
     def _of(self, case: Case, number: int) -> list[dict[str, Any]]:
         runs = self._entry["runs"]
         return [run for run in runs if run["round"] == number and Case.from_json(run) == case]
+
+
+def _disturbance(run: dict[str, Any]) -> float:
+    """Share of the processors that others used; more than any where the run failed."""
+    return float("inf") if "failed" in run else float(run.get("outside_cpu", 0.0))
 
 
 def describe(model: str) -> dict[str, Any]:

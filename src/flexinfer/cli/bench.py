@@ -70,6 +70,12 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str | None) -> li
     show_default=True,
     help="A slow run ends after these, with two steps at least.",
 )
+@click.option(
+    "--disturbance",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    help="Repeat kept runs in which others used a larger share of the processors.",
+)
 @click.option("--ctx", type=click.IntRange(32), default=512, show_default=True)
 @click.option(
     "--out",
@@ -90,6 +96,7 @@ def command(
     prompt: int,
     tokens: int,
     seconds: float,
+    disturbance: float,
     ctx: int,
     out: Path,
     report_only: bool,
@@ -113,7 +120,7 @@ def command(
             tokens=tokens,
             ctx=ctx,
         )
-        _measure(_possible(grid, job), job, runs, rounds)
+        _measure(_possible(grid, job), job, runs, rounds, disturbance)
     _report(store)
 
 
@@ -164,7 +171,9 @@ def _possible(grid: Grid, job: Job) -> tuple[Grid, bool]:
     return replace(grid, systems=[each for each in grid.systems if each != MMAP]), False
 
 
-def _measure(possible: tuple[Grid, bool], job: Job, runs: ModelRuns, rounds: int) -> None:
+def _measure(
+    possible: tuple[Grid, bool], job: Job, runs: ModelRuns, rounds: int, disturbance: float
+) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -172,7 +181,7 @@ def _measure(possible: tuple[Grid, bool], job: Job, runs: ModelRuns, rounds: int
 
     grid, grouped = possible
     work = [(case, number) for number in range(rounds) for case in grid.round(number)]
-    todo = [(case, number) for case, number in work if not runs.has(case, number)]
+    todo = [(case, number) for case, number in work if not runs.has(case, number, disturbance)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     left = TextColumn("{task.fields[left]}")
     console = Console(stderr=True, highlight=False)
