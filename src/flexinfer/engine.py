@@ -62,6 +62,7 @@ class Engine:
     def __init__(self, residency: Residency, ledger: Ledger) -> None:
         self.residency = residency
         self.interrupted = threading.Event()
+        self.closing = False
         self._ledger = ledger
         self._charged = 0
         self._charge(residency.plan)

@@ -10,6 +10,7 @@ from typing import Any
 
 from flexinfer.device import device
 from flexinfer.engine import Engine
+from flexinfer.errors import EngineError
 
 
 class Guard:
@@ -28,6 +29,8 @@ class Guard:
                     failure = device().take_failure()
                     if failure is not None:
                         raise failure from error
+                    if self._engine.closing:
+                        raise EngineError("the model was closed while it answered") from error
                     raise
 
         return guarded

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import llama_cpp
 
+from flexinfer.auto import Follower, Move
 from flexinfer.device import device
 from flexinfer.directio import cached_fraction
 from flexinfer.engine import Engine, PassStats
@@ -42,10 +45,11 @@ class Llama(llama_cpp.Llama):
     Args:
         model_path: a GGUF file; the first one, when it is split.
         memory: bytes the whole process may use, as ``"6GiB"`` or an int; by default what is
-            available less a margin.
+            available less a margin. ``"auto"`` begins there and follows the machine.
         weight_memory: a cap on locked weights and window alone; the process is then not limited.
         strategy: which weights stay; see `flexinfer.strategies`.
         window: bytes of the window that streamed weights pass through; planned by default.
+        on_move: with ``memory="auto"``, is told each change of the budget.
         **options: whatever `llama_cpp.Llama` takes, except what places weights.
 
     Raises:
@@ -62,10 +66,14 @@ class Llama(llama_cpp.Llama):
         weight_memory: str | int | None = None,
         strategy: str = "flex",
         window: str | int | None = None,
+        on_move: Callable[[Move], None] = lambda move: None,
         **options: Any,
     ) -> None:
         self._engine: Engine | None = None
         self._opening: Opening | None = None
+        self._follower: Follower | None = None
+        self._use = threading.RLock()
+        self._process = os.getpid()
         self._stack = contextlib.ExitStack()
         _refuse_placement(options)
         if strategy not in STRATEGIES:
@@ -74,7 +82,8 @@ class Llama(llama_cpp.Llama):
         self.catalogue: Catalogue = read_catalogue(model_path)
         machine = Machine.detect()
         _fill_defaults(options, machine, self.catalogue)
-        budget = machine.default_budget if memory is None else parse_size(memory)
+        asked = None if memory in (None, "auto") else memory
+        budget = machine.default_budget if asked is None else parse_size(asked)
         # What does not exist cannot be used; `plan.request.budget` is what is left of the wish.
         budget = min(budget, machine.ceiling)
         ledger = process_ledger(None if weight_memory is not None else budget)
@@ -100,6 +109,8 @@ class Llama(llama_cpp.Llama):
             with opening.around():
                 super().__init__(os.fspath(model_path), **options)
             self._finish(opening)
+            if memory == "auto":
+                self._follower = Follower(weakref.proxy(self), moved=on_move)
         except BaseException:
             self.close()
             raise
@@ -173,13 +184,31 @@ class Llama(llama_cpp.Llama):
             "overhead": self._ledger.accounts.get("overhead", 0),
         }
 
+    def eval(self, tokens: Sequence[int]) -> None:
+        with self._in_use():
+            super().eval(tokens)
+
+    def sample(self, *arguments: Any, **options: Any) -> int:
+        with self._in_use():
+            return int(super().sample(*arguments, **options))
+
     def close(self) -> None:
-        """Free context, model, weights, threads and files; may be called again."""
-        super().close()
-        self._engine = None
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            opening.close()
+        """Free context, model, weights, threads and files; may be called again.
+
+        An answer that another thread waits for ends with an `EngineError`.
+        """
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.close()
+        if self._engine is not None:
+            self._engine.closing = True
+            self._engine.interrupted.set()
+        with self._use:
+            super().close()
+            self._engine = None
+            opening, self._opening = self._opening, None
+            if opening is not None:
+                opening.close()
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -200,6 +229,19 @@ class Llama(llama_cpp.Llama):
         guard = Guard(opening.engine)
         self._ctx.decode = guard.wrap(self._ctx.decode)
         self._ctx.encode = guard.wrap(self._ctx.encode)
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Nothing is freed meanwhile; raises `EngineError` where the model cannot be used."""
+        with self._use:
+            if self._running().closing:
+                raise EngineError("the model is closed; open it again")
+            if self._process != os.getpid():
+                raise EngineError(
+                    f"the model was opened by process {self._process}, whose threads a fork does "
+                    "not have; open it in this one"
+                )
+            yield
 
     def _running(self) -> Engine:
         if self._engine is None:

@@ -35,15 +35,18 @@ def models() -> dict[str, dict[str, Any]]:
 
 def write(name: str, folder: Path) -> Path:
     """Write the model `name`; the same name gives the same bytes."""
-    model = models()[name]
-    path = folder / f"{name}.gguf"
+    return write_model(models()[name], folder / f"{name}.gguf")
+
+
+def write_model(model: dict[str, Any], path: Path) -> Path:
+    """Write a model described as in `models`; the same one gives the same bytes."""
     writer = gguf.GGUFWriter(path, model["architecture"])
     for key, (kind, value) in model["metadata"].items():
         if key == "tokens":
             _add_tokenizer(writer, value)
         else:
             _add(writer, key.replace("*", model["architecture"], 1), kind, value)
-    random = np.random.default_rng(zlib.crc32(name.encode()))
+    random = np.random.default_rng(zlib.crc32(model["model"].encode()))
     for tensor, kind, shape in _tensors(model):
         values = random.standard_normal(shape[::-1], np.float32) * np.float32(_STDEV)
         if "ssm_a" in tensor:  # the decay of a state space model is negative
@@ -57,7 +60,7 @@ def write(name: str, folder: Path) -> Path:
 
 
 def _tensors(model: dict[str, Any]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    blocks = range(model["metadata"]["*.block_count"][1])
+    blocks = range(model.get("blocks") or model["metadata"]["*.block_count"][1])
     for line in model["tensors"]:
         name, kind, sizes, *listed = line.split()
         name = name[:-1] if name.endswith("!") else f"{name}.weight"

@@ -18,6 +18,10 @@ KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5
 _NEEDS_FLASH_ATTENTION = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
 
 
+# What `--memory auto` becomes: no size, so that whoever needs one takes the default.
+AUTO = 0
+
+
 class Size(click.ParamType[int]):
     """A byte size such as 6GiB."""
 
@@ -30,6 +34,15 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class Budget(Size):
+    """A byte size, or `AUTO`."""
+
+    name = "size|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return AUTO if value == "auto" else super().convert(value, param, ctx)
+
+
 def _apply(options: list[Callable[[Command], Command]], command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
@@ -40,7 +53,11 @@ def engine_options(command: Command) -> Command:
     """How a model is held and computed."""
     return _apply(
         [
-            click.option("--memory", type=Size(), help="Budget of the process, as 6GiB."),
+            click.option(
+                "--memory",
+                type=Budget(),
+                help="Budget of the process, as 6GiB; auto follows what the machine can spare.",
+            ),
             click.option(
                 "--weight-memory",
                 type=Size(),
@@ -94,7 +111,8 @@ def llama_options(
 ) -> dict[str, Any]:
     """Keyword arguments for `flexinfer.Llama` from what `engine_options` collected."""
     return {
-        "memory": memory,
+        "memory": "auto" if memory == AUTO else memory,
+        "on_move": lambda move: click.echo(str(move), err=True),
         "weight_memory": weight_memory,
         "n_threads": threads,
         "n_threads_batch": threads,

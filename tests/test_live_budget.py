@@ -1,0 +1,133 @@
+"""The budget changes between and during answers; the tokens do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from conftest import TinyModel
+from decoding_bits import answer, open_tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flexinfer import Llama, planner
+from flexinfer.auto import Move
+from flexinfer.errors import BudgetError
+
+pytestmark = pytest.mark.native
+
+_MODELS = ("tiny-llama", "tiny-moe", "tiny-tied")
+
+
+@pytest.fixture(scope="module", params=_MODELS)
+def llm(tiny_model: TinyModel, request: pytest.FixtureRequest) -> Iterator[Llama]:
+    with open_tiny(tiny_model(request.param, "q4_0"), weight_memory="1GiB") as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def expected(llm: Llama) -> bytes:
+    return answer(llm)
+
+
+# None gives everything back; a number is the share between the smallest plan and all weights.
+_STEPS = st.lists(st.one_of(st.none(), st.floats(0.0, 1.0)), min_size=1, max_size=6)
+
+
+def _apply(llm: Llama, step: float | None) -> None:
+    engine = llm._running()
+    if step is None:
+        llm.release()
+        return
+    most = llm.plan.weight_bytes * 2
+    engine.resize(int(_least(llm) + step * (most - _least(llm))))
+
+
+def _least(llm: Llama) -> int:
+    low, high = 0, llm.plan.weight_bytes * 2
+    while high - low > 4096:
+        middle = (low + high) // 2
+        try:
+            planner.refit(llm.plan, middle)
+            high = middle
+        except BudgetError:
+            low = middle
+    return high
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(_STEPS, _STEPS)
+def test_any_sequence_of_budgets_gives_the_same_bits(
+    llm: Llama, expected: bytes, between: list[float | None], during: list[float | None]
+) -> None:
+    for step in between:
+        _apply(llm, step)
+    llm.reset()
+    llm.eval([3, 17, 101, 9, 44, 8, 61, 27])
+    for number in range(3):
+        if number < len(during):
+            _apply(llm, during[number])
+        llm.eval([int(np.argmax(llm.scores[llm.n_tokens - 1]))])
+    assert llm.scores[: llm.n_tokens].tobytes() == expected
+
+
+def test_release_gives_the_memory_back_and_the_next_request_resumes(
+    llm: Llama, expected: bytes
+) -> None:
+    _apply(llm, 1.0)
+    answer(llm)
+    residency = llm._running().residency
+    if not residency.locked_bytes:
+        pytest.skip("nothing of this model is locked as a whole")
+    llm.release()
+    assert residency.locked_bytes == 0
+    assert answer(llm) == expected
+    assert residency.locked_bytes > 0
+
+
+def test_a_budget_that_is_too_small_changes_nothing(llm: Llama, expected: bytes) -> None:
+    before = llm.plan
+    with pytest.raises(BudgetError):
+        llm._running().resize(4096)
+    assert llm.plan is before
+    assert answer(llm) == expected
+
+
+def test_memory_is_the_dial(tiny_model: TinyModel) -> None:
+    path = str(tiny_model("tiny-llama", "q4_0"))
+    with Llama(path, memory="1GiB", n_ctx=256, logits_all=True, verbose=False) as llm:
+        assert llm.memory == 1 << 30
+        expected = answer(llm)
+        llm.memory = "900MiB"
+        assert llm.memory == 900 << 20
+        assert answer(llm) == expected
+
+
+def test_auto_follows_until_it_is_closed(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves: list[Move] = []
+    path = str(tiny_model("tiny-llama", "q4_0"))
+    options = {"n_ctx": 256, "logits_all": True, "verbose": False}
+    with Llama(path, memory="auto", on_move=moves.append, **options) as llm:
+        expected = answer(llm)
+        follower = llm._follower
+        assert follower is not None
+        before = llm.memory
+        assert before is not None
+        monkeypatch.setattr(follower, "_look", lambda: _look(before // 2))
+        assert follower.step(0.0) is not None or llm.memory == before // 2
+        assert llm.memory == before // 2
+        assert answer(llm) == expected
+    assert moves[-1].after == before // 2
+
+
+def _look(room: int) -> object:
+    from flexinfer.auto import Look
+
+    return Look(room, 0.0)
