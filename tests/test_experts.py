@@ -40,7 +40,7 @@ class Harness:
         reader = FaultyReader([BLOB], faults or {}) if faults else MemoryReader([BLOB])  # type: ignore[arg-type]
         self.io = Counters()
         reads = MatrixReads(reader, self.io, check=lambda: None)
-        self.store = ExpertStore([(UP, DOWN)], [slots], window, reads)
+        self.store = ExpertStore([((UP, DOWN), EXPERTS)], [slots], window, reads)
 
     def step(self, experts: list[int], members: tuple[int, ...], tokens: int = 1) -> list[int]:
         """One step; checks the bytes of all that arrives and returns the order of arrival."""
@@ -123,6 +123,20 @@ def test_a_failed_read_is_raised_and_forgotten(slots: int) -> None:
     harness.store.stop()
     assert 1 not in harness.store.resident[0]
     harness.token(0, 1, 2)
+
+
+def test_experts_stay_when_the_number_of_slots_changes() -> None:
+    harness = Harness(slots=2)
+    harness.token(0, 1)
+    harness.store.resize([4], SPAN)
+    harness.token(2, 3)
+    assert harness.store.resident == ((0, 1, 2, 3),)
+    harness.store.resize([1], 2 * SPAN)
+    assert harness.store.resident == ((0,),)
+    assert sorted(harness.token(0, 5)) == [0, 5]
+    harness.store.resize([0], SPAN)
+    assert harness.store.resident == ((),)
+    harness.token(0, 5)
 
 
 def test_a_window_below_one_expert_says_so() -> None:

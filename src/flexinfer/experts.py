@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from flexinfer.experts_cache import Batch, Ready, SlotTable
 from flexinfer.experts_window import ExpertWindow, Matrix, MatrixReads
-from flexinfer.pages import Arena
+from flexinfer.pages import PAGE, Arena, Slot, round_up
 from flexinfer.policies import Chooser
 from flexinfer.reader import Transfer
 
@@ -40,6 +40,7 @@ class _Group:
     matrices: tuple[Matrix, ...]
     table: SlotTable
     base: int
+    stride: int
     # Of each expert in a slot: where its matrices are.
     addresses: dict[int, list[int]] = field(default_factory=dict)
     # Of experts whose reads may not be complete: the transfer of each matrix.
@@ -57,6 +58,12 @@ class _Group:
             for transfer in transfers.values()
         )
 
+    @property
+    def end(self) -> int:
+        """Where its last slot ends."""
+        count = self.table.slots
+        return (count - 1) * self.stride + self.base + self.slot_bytes if count else 0
+
     def forget(self, expert: int) -> None:
         self.arriving.pop(expert, None)
         self.addresses.pop(expert, None)
@@ -67,7 +74,7 @@ class ExpertStore:
     """Slots and window for the experts of one model.
 
     Args:
-        groups: the weights of each group.
+        groups: the weights of each group, and how many experts they have.
         slots: how many experts of each group stay.
         window: bytes that the others pass through.
         reads: brings matrices from the model's files.
@@ -75,7 +82,7 @@ class ExpertStore:
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Matrix]],
+        groups: Sequence[tuple[Sequence[Matrix], int]],
         slots: Sequence[int],
         window: int,
         reads: MatrixReads,
@@ -84,18 +91,17 @@ class ExpertStore:
         self.recorder: Recorder | None = None
         self.window = ExpertWindow(window, reads)
         self._reads = reads
+        # Slot by slot over all groups, so that fewer slots are a shorter arena. Address space for
+        # all experts; only what is used is backed.
+        stride = sum(matrix.span for matrices, _ in groups for matrix in matrices)
+        self._arena = Arena(stride * max(experts for _, experts in groups))
         self._groups: list[_Group] = []
         base = 0
-        for matrices, count in zip(groups, slots, strict=True):
-            group = _Group(tuple(matrices), SlotTable(count), base)
+        for (matrices, _), count in zip(groups, slots, strict=True):
+            group = _Group(tuple(matrices), SlotTable(count), base, stride)
             self._groups.append(group)
-            base += group.slot_bytes * count
-        self._arena = Arena(base) if base else None
-        self._choosers = {
-            group: Chooser(count)
-            for group, count in enumerate(slots)
-            if group % _SAMPLED == 0 and count
-        }
+            base += group.slot_bytes
+        self._choosers = _choosers(slots)
 
     def __repr__(self) -> str:
         held = sum(len(group.table.held) for group in self._groups)
@@ -128,6 +134,20 @@ class ExpertStore:
         self._admit(group, batch, [e for e in batch.uses if e not in group.addresses])
         return self._arrivals(group, list(batch.uses), batch.members)
 
+    def resize(self, slots: Sequence[int], window: int) -> None:
+        """Go over to other numbers of slots and another window; memory given up goes back now."""
+        self.stop()
+        for group, count in zip(self._groups, slots, strict=True):
+            for expert in group.table.resize(count):
+                group.addresses.pop(expert)
+        used = max((group.end for group in self._groups), default=0)
+        start = round_up(used, PAGE)
+        if start < self._arena.nbytes:
+            self._arena.trim(Slot(start, self._arena.nbytes - start))
+        self._choosers = _choosers(slots)
+        self.window.close()
+        self.window = ExpertWindow(window, self._reads)
+
     def stop(self) -> None:
         """Forget every read under way; returns when nothing writes to memory that is in use."""
         if self.window.busy or any(group.busy for group in self._groups):
@@ -142,12 +162,10 @@ class ExpertStore:
     def close(self) -> None:
         self.stop()
         self.window.close()
-        if self._arena is not None:
-            self._arena.close()
+        self._arena.close()
 
     def _leave_behind(self) -> None:
         """Take other memory for slots: a read that hangs may still write to what there is."""
-        assert self._arena is not None
         for group in self._groups:
             for expert in list(group.addresses):
                 group.forget(expert)
@@ -172,12 +190,11 @@ class ExpertStore:
         """Start to read `missing` into slots, what is needed now before the rest."""
         if not missing:
             return
-        assert self._arena is not None
         policy = self.policy
         places = {}
         for expert in missing:
             slot = self._make_room(group, expert, batch, policy)
-            places[expert] = group.base + slot * group.slot_bytes
+            places[expert] = group.base + slot * group.stride
             group.addresses[expert] = [0] * len(group.matrices)
             group.arriving[expert] = {}
         order = sorted(range(len(group.matrices)), key=lambda m: m not in batch.members)
@@ -250,3 +267,11 @@ class ExpertStore:
         yield from self._arrivals(group, held + admitted, batch.members)
         yield from self.window.arrivals(matrices, queue)
         self.window.look_ahead([group.matrices[member] for member in batch.then], passing)
+
+
+def _choosers(slots: Sequence[int]) -> dict[int, Chooser]:
+    return {
+        group: Chooser(count)
+        for group, count in enumerate(slots)
+        if group % _SAMPLED == 0 and count
+    }

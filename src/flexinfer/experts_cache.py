@@ -75,5 +75,15 @@ class SlotTable:
         self._held[expert] = slot
         return slot
 
+    def resize(self, slots: int) -> list[int]:
+        """Go over to another number of slots; returns the experts of slots that are no more."""
+        gone = [expert for expert, slot in self._held.items() if slot >= slots]
+        for expert in gone:
+            del self._held[expert]
+        taken = set(self._held.values())
+        self._free = [slot for slot in range(slots - 1, -1, -1) if slot not in taken]
+        self.slots = slots
+        return gone
+
     def evict(self, expert: int) -> None:
         self._free.append(self._held.pop(expert))

@@ -159,10 +159,11 @@ class Residency:
         """
         self._stream.close()
         self._earlier.add(self._stream.counters)
-        kept = self.experts is not None and _same_experts(self.plan, plan)
-        self.plan = plan
-        if not kept:
+        before, self.plan = self.plan, plan
+        if self.experts is None or not plan.expert_window:
             self._hold_experts(plan)
+        elif not _same_experts(before, plan):
+            self.experts.resize(plan.slots, plan.expert_window)
         self._lay_out(plan)
         self._stream = self._new_stream(plan)
         self.version += 1
@@ -197,18 +198,20 @@ class Residency:
             )
             self.experts.recorder = recorder
 
-    def _expert_groups(self) -> list[list[Matrix]]:
+    def _expert_groups(self) -> list[tuple[list[Matrix], int]]:
         groups: dict[int, list[Matrix]] = {}
+        experts: dict[int, int] = {}
         for held in self._held:
             weight, info = held.weight, held.info
             if weight.group is not None:
                 size = info.nbytes // weight.experts
                 matrix = Matrix(info.name, info.file, info.offset, size)
                 groups.setdefault(weight.group, []).append(matrix)
+                experts[weight.group] = weight.experts
                 self._places[held.address] = ExpertPlace(
                     weight.group, len(groups[weight.group]) - 1
                 )
-        return [groups[group] for group in sorted(groups)]
+        return [(groups[group], experts[group]) for group in sorted(groups)]
 
     def _lay_out(self, plan: Plan) -> None:
         kept = {
