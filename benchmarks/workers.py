@@ -1,8 +1,8 @@
 """Processes that decode on command, so that two engines can be measured in turns.
 
 A worker opens one model, then answers one JSON line for each line it gets: ``step N`` decodes N
-tokens, ``read N`` reads what N passes would read and computes nothing. Opening, prompt and
-warm-up are outside all timing.
+tokens, ``read N`` reads what N passes would read and computes nothing, ``prompt N`` computes a prompt
+of N tokens. Opening and warm-up are outside all timing.
 """
 
 from __future__ import annotations
@@ -116,6 +116,14 @@ def _read(llm: Any, count: int) -> list[float]:
     return times
 
 
+def _prompt(llm: Any, count: int) -> list[float]:
+    """Seconds of one prompt of `count` tokens, from an empty cache."""
+    llm.reset()
+    began = time.perf_counter()
+    llm.eval([3 + (7 * at) % 20000 for at in range(count)])
+    return [time.perf_counter() - began]
+
+
 def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
     llm = (open_ours if kind == "ours" else open_plain)(model, options)
     llm.eval(PROMPT)
@@ -131,7 +139,11 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
             "rows": sum(w.nbytes for w in plan.weights if w.use.value == "rows"),
         }
     print(json.dumps(facts), flush=True)
-    actions: dict[str, Callable[[Any, int], list[float]]] = {"step": _decode, "read": _read}
+    actions: dict[str, Callable[[Any, int], list[float]]] = {
+        "step": _decode,
+        "read": _read,
+        "prompt": _prompt,
+    }
     for line in sys.stdin:
         command, count = line.split()
         if llm.n_tokens > llm.n_ctx() - 64:

@@ -159,7 +159,7 @@ def test_the_window_is_small_beside_what_streams() -> None:
     for share in (0.05, 0.25, 0.5, 0.75, 0.9):
         made = within(weights, int(total(weights) * share))
         assert made.window <= 64 * MIB
-        assert made.window <= max(made.streamed_bytes / 8, 32 * MIB)
+        assert made.window <= max(made.streamed_bytes / 4, 32 * MIB)
         assert made.window >= 4 * made.slice_bytes
 
 

@@ -1,0 +1,47 @@
+"""A long prompt while streaming, beside plain llama.cpp in memory: seconds of the same tokens.
+
+    python benchmarks/prompt.py MODEL --tokens 2000 --share 25
+
+`--share` caps locked weights and window at so many percent of the weights; KV cache and compute
+buffers come on top, as they do for plain llama.cpp. Both take turns in processes of their own.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import click
+from workers import Worker
+
+from flexinfer.gguf import read_catalogue
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.option("--tokens", default=2000, show_default=True)
+@click.option("--share", default=25, show_default=True)
+@click.option("--rounds", default=1, show_default=True)
+@click.option("--ubatch", default=512, show_default=True)
+def main(model: str, tokens: int, share: int, rounds: int, ubatch: int) -> None:
+    options = {
+        "n_ctx": tokens + 256,
+        "n_batch": ubatch,
+        "n_ubatch": ubatch,
+        "n_threads": 2,
+        "n_threads_batch": 2,
+    }
+    cap = read_catalogue(model).nbytes * share // 100
+    ratios = []
+    with Worker("plain", model, options) as plain:
+        with Worker("ours", model, options | {"weight_memory": cap}) as ours:
+            for _ in range(rounds):
+                (fast,), (streamed,) = (w.ask("prompt", tokens)["times"] for w in (plain, ours))
+                ratios.append(fast / streamed)
+                click.echo(f"plain {fast:.1f} s, streamed {streamed:.1f} s")
+    click.echo(
+        f"{tokens} tokens at {share} %, ubatch {ubatch}: {statistics.median(ratios):.3f} of plain"
+    )
+
+
+if __name__ == "__main__":
+    main()
