@@ -16,6 +16,7 @@ from flexinfer.device import device
 from flexinfer.directio import cached_fraction
 from flexinfer.engine import Engine, PassStats
 from flexinfer.errors import BudgetError, EngineError, RequestError, UnsupportedError
+from flexinfer.experts import ExpertStore
 from flexinfer.gguf import Catalogue, read_catalogue
 from flexinfer.guard import Guard
 from flexinfer.machine import Machine
@@ -134,6 +135,14 @@ class Llama(llama_cpp.Llama):
     def stats(self) -> PassStats:
         """Totals over all passes since the model was opened: seconds, bytes, counts."""
         return self._running().stats
+
+    @property
+    def experts(self) -> ExpertStore | None:
+        """Slots, hits, policy and recorder of a mixture of experts.
+
+        None for other models, and for one that is in memory as a whole.
+        """
+        return self._running().residency.experts
 
     @property
     def read_bytes(self) -> int:

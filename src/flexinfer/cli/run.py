@@ -218,7 +218,7 @@ class _Answer:
         passes = max(decoded.passes, 1)
         seconds = self._last - self._first
         busy = decoded.compute_s + decoded.wait_s
-        return {
+        document = {
             "text": self._text.text,
             "token_ids": self.ids,
             "prompt_tokens": self._prompt,
@@ -235,15 +235,26 @@ class _Answer:
                 "wait_ms": round(1000 * decoded.wait_s / passes, 3),
             },
         }
+        experts = self._llm.experts
+        if experts is not None:
+            document["experts"] = {
+                "slots": list(self._llm.plan.slots),
+                "resident": [list(layer) for layer in experts.resident],
+                "hit_rate": round(experts.counters.hit_rate, 4),
+                "expected_hit_rate": round(self._llm.plan.hit_rate, 4),
+                "policy": experts.policy,
+            }
+        return document
 
     def closing_line(self) -> str:
         figures = self.document()
-        speed, memory = figures["speed"], figures["memory"]
+        speed, memory, experts = figures["speed"], figures["memory"], figures.get("experts")
         rate = speed["decode_tok_s"]
+        found = f" {experts['hit_rate']:.0%} of experts found in memory," if experts else ""
         return (
             f"{self._prompt} + {len(self.ids)} tokens, first after {speed['first_token_s']:.1f} s"
             + (f", then {rate:.2f} tokens/s" if rate else "")
-            + f" ({format_size(speed['read_bytes_per_token'])} read per token,"
+            + f" ({format_size(speed['read_bytes_per_token'])} read per token,{found}"
             f" {speed['compute_ms']:.0f} ms computing, {speed['wait_ms']:.0f} ms waiting)"
             f", peak {format_size(memory['peak'])}"
         )
