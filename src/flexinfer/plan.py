@@ -224,8 +224,12 @@ class Plan:
             return f"all {format_size(self.weight_bytes)} of weights in memory, nothing streams"
         if not self.streamed_bytes:
             return f"{locked} locked, nothing streams but rows of the embedding"
+        slots = ""
+        if self.slot_bytes:
+            size = format_size(self.slot_bytes)
+            slots = f"{size} of experts ({self.hit_rate:.0%} hits expected), "
         return (
-            f"{locked} locked, {format_size(self.streamed_bytes)} streamed per token, "
+            f"{locked} locked, {slots}{format_size(self.streamed_bytes)} streamed per token, "
             f"about {self.bound_tok_s:.2g} tokens/s"
         )
 
