@@ -1,8 +1,8 @@
 """Processes that decode on command, so that two engines can be measured in turns.
 
 A worker opens one model, then answers one JSON line for each line it gets: ``step N`` decodes N
-tokens, ``read N`` reads what N passes would read and computes nothing, ``prompt N`` computes a prompt
-of N tokens. Opening and warm-up are outside all timing.
+tokens, ``read N`` reads what N passes would read and computes nothing, ``prompt N`` computes a
+prompt of N tokens. Opening and warm-up are outside all timing.
 """
 
 from __future__ import annotations
