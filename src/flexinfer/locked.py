@@ -1,10 +1,12 @@
 """Locked weights: places in memory that stay until the plan changes.
 
-A part gets its place when its first read begins and an address when that read is complete. Pure
-bookkeeping over an arena; nothing here reads.
+A part gets its place with the plan and an address when its first read is complete. Pure bookkeeping
+over an arena; nothing here reads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from flexinfer.layout import Part
 from flexinfer.pages import Arena, Slot
@@ -22,8 +24,28 @@ class LockedSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the parts that have a place."""
-        return sum(slot.nbytes for slot in self._slots.values())
+        """Bytes of the parts that are in memory."""
+        return sum(slot.nbytes for part, slot in self._slots.items() if part.address)
+
+    def arrange(self, spans: Sequence[tuple[Part, int]]) -> None:
+        """Reserve places for these parts between passes; only use makes them resident.
+
+        Plans that come and go leave holes. Where those are too small all parts get new places
+        and are read again.
+        """
+        if self._arena is None:
+            return
+        try:
+            self._reserve(self._arena, spans)
+        except MemoryError:
+            for part in list(self._slots):
+                self.forget(part)
+            self._reserve(self._arena, spans)
+
+    def _reserve(self, arena: Arena, spans: Sequence[tuple[Part, int]]) -> None:
+        for part, span in spans:
+            if part not in self._slots:
+                self._slots[part] = arena.allocate(span)
 
     def place(self, part: Part, span: int) -> tuple[int, memoryview]:
         """A place of `span` bytes for `part`: its address and its memory.

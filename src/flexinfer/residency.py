@@ -81,7 +81,7 @@ class Residency:
 
     @property
     def locked_bytes(self) -> int:
-        """Bytes of locked weights that have their place."""
+        """Bytes of locked weights that are in memory."""
         return self._locked.nbytes
 
     @property
@@ -225,8 +225,13 @@ class Residency:
             self.layouts[held.address] = self._layout(held, rows, plan.slice_bytes, known)
         for part in kept.values():
             self._locked.forget(part)
-        parts = [part for layout in self.layouts.values() for part in layout.parts]
-        self._missing = [part for part in parts if part.locked and not part.address]
+        locked = [p for layout in self.layouts.values() for p in layout.parts if p.locked]
+        self._locked.arrange([(part, self._span(part)) for part in locked])
+        self._missing = [part for part in locked if not part.address]
+
+    def _span(self, part: Part) -> int:
+        start, stop = self._reader.span(part.file, part.offset, part.nbytes)
+        return stop - start
 
     def _layout(self, held: Held, locked_rows: int, slice_bytes: int, known: Part | None) -> Layout:
         if self.plan.by_expert(held.weight):
