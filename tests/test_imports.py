@@ -18,7 +18,7 @@ ROOT = Path(flexinfer.__file__).parent
 # Each module by its first name (``cli.run`` is ``cli``) in one layer.
 LAYERS: dict[str, set[str]] = {
     "base": {"errors", "sizes", "gguf_types", "layout"},
-    "files": {"gguf", "gguf_header", "gguf_source"},
+    "files": {"broken", "gguf", "gguf_header", "gguf_source"},
     "policy": {
         *("balance", "budget", "choice", "experts_cache", "experts_plan"),
         *("forecast", "plan", "planner", "policies", "routing", "strategies"),

@@ -28,7 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flexinfer.errors import UnsupportedError
+from flexinfer.errors import BudgetError, UnsupportedError
 
 GGML_VERSION = "0.25.3"
 BACKEND_API_VERSION = 2
@@ -347,11 +347,11 @@ def reserve_address_space(nbytes: int) -> int:
     """Map `nbytes` that cannot be touched: a read or write through them is a fault, not a zero.
 
     Raises:
-        MemoryError: the system has no such range.
+        BudgetError: the system has no such range.
     """
     address = libc().mmap(None, nbytes, PROT_NONE, MAP_PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
     if address in (None, ctypes.c_void_p(-1).value):
-        raise MemoryError(f"cannot reserve {nbytes} bytes of address space")
+        raise BudgetError(f"cannot reserve {nbytes} bytes of address space; take a smaller context")
     return int(address)
 
 

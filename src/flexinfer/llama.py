@@ -12,6 +12,7 @@ from typing import Any
 import llama_cpp
 
 from flexinfer.auto import Follower, Move
+from flexinfer.broken import check_parameters
 from flexinfer.device import device
 from flexinfer.directio import cached_fraction
 from flexinfer.engine import Engine, PassStats
@@ -81,6 +82,7 @@ class Llama(llama_cpp.Llama):
             known = ", ".join(STRATEGIES)
             raise RequestError(f"there is no strategy {strategy!r}; take one of {known}")
         self.catalogue: Catalogue = read_catalogue(model_path)
+        check_parameters(self.catalogue)
         machine = Machine.detect()
         _fill_defaults(options, machine, self.catalogue)
         asked = None if memory in (None, "auto") else memory

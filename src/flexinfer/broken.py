@@ -1,0 +1,64 @@
+"""What llama.cpp aborts the process for instead of failing: checked before it sees the model.
+
+Limits and conditions are those of `src/llama-model.cpp` and `src/llama-hparams.h` (ggml 0.25.3).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flexinfer.errors import ModelFileError
+from flexinfer.gguf import Catalogue
+
+_MAX_LAYERS = 512
+_MAX_EXPERTS = 1024
+# They take a number of experts of one or none for none.
+_ONE_IS_NONE = frozenset({"hunyuan_vl", "hunyuan-dense"})
+
+
+def check_parameters(catalogue: Catalogue) -> None:
+    """Raise for metadata that would end the process.
+
+    Raises:
+        ModelFileError: the key and its value.
+    """
+    layers = _number(catalogue, "block_count")
+    if layers is not None:
+        _require(catalogue, "block_count", layers, 1, _MAX_LAYERS)
+        _require(catalogue, "nextn_predict_layers", None, 0, layers)
+    experts = _number(catalogue, "expert_count") or 0
+    _require(catalogue, "expert_count", experts, 0, _MAX_EXPERTS)
+    if catalogue.architecture in _ONE_IS_NONE and experts <= 1:
+        return
+    used = _largest(catalogue.parameter("expert_used_count", 0))
+    _require(catalogue, "expert_used_count", used, 1 if experts else 0, experts)
+    if experts:
+        groups = _number(catalogue, "expert_group_count") or 0
+        _require(catalogue, "expert_group_count", groups, 0, experts - 1)
+        if groups > 1 and experts % groups:
+            raise ModelFileError(
+                f"{catalogue.paths[0]}: {experts} experts do not divide into {groups} groups; "
+                "fetch or convert the model again"
+            )
+        if groups > 1:
+            _require(catalogue, "expert_group_used_count", None, 1, groups)
+
+
+def _require(catalogue: Catalogue, key: str, value: int | None, least: int, most: int) -> None:
+    found = value if value is not None else _number(catalogue, key) or 0
+    if not least <= found <= most:
+        raise ModelFileError(
+            f"{catalogue.paths[0]}: {catalogue.architecture}.{key} is {found}, "
+            f"not between {least} and {most}; fetch or convert the model again"
+        )
+
+
+def _number(catalogue: Catalogue, key: str) -> int | None:
+    value = catalogue.parameter(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _largest(value: Any) -> int:
+    """A number, or the largest of one for each layer."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    return max((number for number in numbers if isinstance(number, int)), default=0)
