@@ -41,3 +41,18 @@ def test_refused_by_name(name: str, key: str, value: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["llama-dense", "llama-moe", "bert-dense", "jamba-dense"])
 def test_sound_models_pass(name: str, tmp_path: Path) -> None:
     check_parameters(read_catalogue(tiny.write(name, tmp_path)))
+
+
+@pytest.mark.native
+def test_a_norm_in_half_precision_is_refused(tmp_path: Path) -> None:
+    """ggml would abort in the first pass."""
+    from decoding_bits import open_tiny
+
+    model = copy.deepcopy(tiny.models()["llama-dense"])
+    model["tensors"] = [
+        line.replace(" F32 ", " F16 ") if line.startswith("output_norm ") else line
+        for line in model["tensors"]
+    ]
+    path = tiny.write_model(model, tmp_path / "model.gguf")
+    with pytest.raises(ModelFileError, match=r"output_norm.weight is of a type"):
+        open_tiny(path)

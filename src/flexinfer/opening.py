@@ -23,6 +23,7 @@ from flexinfer.engine import Engine
 from flexinfer.errors import EngineError, ModelFileError
 from flexinfer.gguf import Catalogue, TensorInfo
 from flexinfer.machine import Machine, process_memory
+from flexinfer.operands import check_operands
 from flexinfer.plan import Costs, Plan, Rates, Request, Use, Weight
 from flexinfer.reader import Reader
 from flexinfer.residency import Held, Residency
@@ -323,6 +324,7 @@ class Opening:
         assert self._loading is not None
         weights = {weight.address: weight for weight in self._loading.weights}
         nodes = graph.read_nodes(graph_address)
+        check_operands(nodes, weights)
         graph.note_expert_uses(nodes, weights, self._routing)
         for address, use in graph.weight_uses(nodes, weights).items():
             known = self._uses.setdefault(address, use)
