@@ -115,7 +115,7 @@ class Worker:
         self._llm.reset()
         self._llm.set_seed(number)
         prompt = [(number * 31 + 7 * i) % 200 + 3 for i in range(1 + 11 * number)]
-        return self._llm.generate(prompt, temp=temperature, top_k=40)
+        yield from self._llm.generate(prompt, temp=temperature, top_k=40)
 
 
 def _state() -> State:

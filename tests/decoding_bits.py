@@ -29,4 +29,4 @@ def answer(llm: Llama, tokens: int = 3) -> bytes:
     llm.eval(_PROMPT)
     for _ in range(tokens):
         llm.eval([int(np.argmax(llm.scores[llm.n_tokens - 1]))])
-    return llm.scores[: llm.n_tokens].tobytes()
+    return bytes(llm.scores[: llm.n_tokens].tobytes())

@@ -92,7 +92,14 @@ def test_flash_attention_and_threads(names: tuple[str, ...], tmp_path: Path) -> 
 def test_the_comparison_can_fail(mistake: str, tmp_path: Path) -> None:
     """A weight that is not placed must crash; one placed wrongly must change the digest."""
     path = tiny.write("llama-dense", tmp_path)
-    command = [sys.executable, str(_COMPARE), "streamed", "--quick", f"--mistake={mistake}", path]
+    command = [
+        sys.executable,
+        str(_COMPARE),
+        "streamed",
+        "--quick",
+        f"--mistake={mistake}",
+        str(path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if mistake == "absent":
         assert done.returncode < 0, "a pointer to an absent weight was read"

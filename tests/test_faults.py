@@ -79,7 +79,7 @@ def _answer(llm: Llama) -> bytes:
     llm.eval(_PROMPT)
     for _ in range(3):
         llm.eval([int(np.argmax(llm.scores[llm.n_tokens - 1]))])
-    return llm.scores[: llm.n_tokens].tobytes()
+    return bytes(llm.scores[: llm.n_tokens].tobytes())
 
 
 def _io_error(*_: object) -> int:

@@ -113,8 +113,9 @@ def test_auto_follows_until_it_is_closed(
 ) -> None:
     moves: list[Move] = []
     path = str(tiny_model("tiny-llama", "q4_0"))
-    options = {"n_ctx": 256, "logits_all": True, "verbose": False}
-    with Llama(path, memory="auto", on_move=moves.append, **options) as llm:
+    with Llama(
+        path, memory="auto", on_move=moves.append, n_ctx=256, logits_all=True, verbose=False
+    ) as llm:
         expected = answer(llm)
         follower = llm._follower
         assert follower is not None
