@@ -15,14 +15,14 @@ import sys
 import time
 from typing import Any
 
-from workers import open_ours, open_plain
+from workers import open_model
 
 OPTIONS = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 512, "n_threads": 2, "n_threads_batch": 2}
 
 
 def main(kind: str, model: str, budget: str, prompt: int, tokens: int) -> dict[str, Any]:
     options = OPTIONS if budget == "-" else OPTIONS | {"memory": budget}
-    llm = (open_ours if kind == "ours" else open_plain)(model, options)
+    llm = open_model(kind, model, options)
     figures: dict[str, Any] = {"prompt_s": _prompt(llm, prompt)}
     half = max(tokens // 2, 1)
     _decode(llm, half)

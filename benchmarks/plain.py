@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 
-from workers import open_plain
-
 from flexinfer.cli.run import _since_start
+from flexinfer.plain import open_plain
 
 
 def main(model: str, prompt: str, tokens: int, ctx: int) -> None:
     options = {"n_ctx": ctx, "n_batch": 32, "n_ubatch": 32, "n_threads": 2, "n_threads_batch": 2}
-    llm = open_plain(model, options)
+    llm = open_plain(model, **options)
     times = []
     for _ in llm.generate(llm.tokenize(prompt.encode()), temp=0.0):
         times.append(_since_start())

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
+from flexinfer.plain import open_plain
+
 PROMPT = list(range(300, 316))
 
 
@@ -64,22 +66,10 @@ class Worker:
         return answer
 
 
-def open_plain(model: str, options: dict[str, Any]) -> Any:
-    """llama-cpp-python's own class without weight repacking, as every comparison here means it."""
-    import llama_cpp
-    import llama_cpp.llama_cpp as binding
-
-    load = binding.llama_model_load_from_file
-
-    def load_without_repacking(path: bytes, params: Any) -> Any:
-        params.use_extra_bufts = False
-        return load(path, params)
-
-    binding.llama_model_load_from_file = load_without_repacking
-    return llama_cpp.Llama(model, verbose=False, **options)
-
-
-def open_ours(model: str, options: dict[str, Any]) -> Any:
+def open_model(kind: str, model: str, options: dict[str, Any]) -> Any:
+    """The model in this process: "ours" or "plain"."""
+    if kind == "plain":
+        return open_plain(model, **options)
     from flexinfer import Llama
 
     return Llama(model, verbose=False, **options)
@@ -125,7 +115,7 @@ def _prompt(llm: Any, count: int) -> list[float]:
 
 
 def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
-    llm = (open_ours if kind == "ours" else open_plain)(model, options)
+    llm = open_model(kind, model, options)
     llm.eval(PROMPT)
     _decode(llm, 2)
     facts: dict[str, Any] = {}

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flexinfer.plain import open_plain
+
 Logits = npt.NDArray[np.uint32]
 
 
@@ -42,7 +44,6 @@ class Scenario:
             "type_k": self.kv_type,
             "type_v": self.kv_type,
             "logits_all": True,
-            "verbose": False,
         }
 
 
@@ -77,26 +78,12 @@ def decode_plainly(path: Path, scenarios: Sequence[Scenario], folder: Path) -> l
         return [file[str(number)] for number in range(len(scenarios))]
 
 
-def _open_plain(path: str) -> Callable[[dict[str, Any]], Any]:
-    import llama_cpp
-    import llama_cpp.llama_cpp as binding
-
-    load = binding.llama_model_load_from_file
-
-    def load_without_repacking(name: bytes, params: Any) -> Any:
-        params.use_extra_bufts = False
-        return load(name, params)
-
-    binding.llama_model_load_from_file = load_without_repacking
-    return lambda options: llama_cpp.Llama(path, **options)
-
-
 def _main(path: str, asked: str, out: str) -> None:
     scenarios = [
         Scenario(**{**fields, "prompts": tuple(fields["prompts"])}) for fields in json.loads(asked)
     ]
-    results = decode_all(_open_plain(path), scenarios)
-    assert not any(name.startswith("flexinfer") for name in sys.modules)
+    results = decode_all(lambda options: open_plain(path, **options), scenarios)
+    assert "flexinfer.device" not in sys.modules
     arrays: dict[str, Any] = {str(number): bits for number, bits in enumerate(results)}
     np.savez(out, **arrays)
 

@@ -46,19 +46,30 @@ def plain_tokens(
     return [int(token) for token in json.loads(done.stdout)]
 
 
-def _answer(request: dict[str, Any]) -> list[int]:
+def open_plain(path: str, **options: Any) -> Any:
+    """llama-cpp-python's own class as comparisons mean it: without weight repacking.
+
+    Only for a process that has no other models: every later one loads without repacking too.
+    """
     import llama_cpp.llama_cpp as binding
     from llama_cpp import Llama
 
     load = binding.llama_model_load_from_file
 
-    def load_plain(path: bytes, params: Any) -> Any:
-        # Repacked weights are computed by other kernels, whose sums differ in the last bits.
+    def load_plain(name: bytes, params: Any) -> Any:
+        # Repacked weights are computed by other kernels, whose sums differ in the last bits, and
+        # they are a second copy in memory.
         params.use_extra_bufts = False
-        return load(path, params)
+        return load(name, params)
 
     binding.llama_model_load_from_file = load_plain
-    llm = Llama(request["path"], verbose=False, **request["options"])
+    return Llama(path, verbose=False, **options)
+
+
+def _answer(request: dict[str, Any]) -> list[int]:
+    import llama_cpp.llama_cpp as binding
+
+    llm = open_plain(request["path"], **request["options"])
     ids: list[int] = []
     for token in llm.generate(request["prompt"], **request["sampling"]):
         ids.append(int(token))

@@ -17,6 +17,8 @@ from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
+from flexinfer.plain import open_plain
+
 _TRANSFER = 8 << 20
 _WINDOW = 128 << 20
 # Fewer steps make no median.
@@ -40,31 +42,20 @@ def _open(job: dict[str, Any]) -> Any:
         "n_ubatch": job["ubatch"],
         "n_threads": job["cores"],
         "n_threads_batch": job["cores"],
-        "verbose": False,
     }
     if job["system"] in ("mmap", "compute"):
-        return _open_plain(job["model"], options | {"use_mmap": job["system"] == "mmap"})
+        return open_plain(job["model"], use_mmap=job["system"] == "mmap", **options)
     from flexinfer import Llama
 
     window = job["window"]
     return Llama(
-        job["model"], memory=job["budget"], strategy=job["system"], window=window, **options
+        job["model"],
+        memory=job["budget"],
+        strategy=job["system"],
+        window=window,
+        verbose=False,
+        **options,
     )
-
-
-def _open_plain(model: str, options: dict[str, Any]) -> Any:
-    """llama-cpp-python's own class without weight repacking, which would double the memory."""
-    import llama_cpp
-    import llama_cpp.llama_cpp as binding
-
-    load = binding.llama_model_load_from_file
-
-    def load_without_repacking(path: bytes, params: Any) -> Any:
-        params.use_extra_bufts = False
-        return load(path, params)
-
-    binding.llama_model_load_from_file = load_without_repacking
-    return llama_cpp.Llama(model, **options)
 
 
 def _generate(llm: Any, job: dict[str, Any]) -> dict[str, Any]:
