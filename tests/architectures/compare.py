@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -82,6 +81,7 @@ def open_streamed(path: str, **options: Any) -> llama_cpp.Llama:
 def smallest(plan: Any) -> int:
     """The least weight memory, to a page, that the planner takes for the model of `plan`."""
     from flexinfer import planner
+    from flexinfer.errors import BudgetError
 
     low, high = 0, plan.held_bytes
     while high - low > 4096:
@@ -89,7 +89,7 @@ def smallest(plan: Any) -> int:
         try:
             planner.refit(plan, middle)
             high = middle
-        except planner.BudgetError:
+        except BudgetError:
             low = middle
     return int(high)
 
@@ -191,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -48,7 +48,7 @@ def main() -> None:
         llm.release()
         llm.eval([1])
     if when == "failed":
-        os.preadv = _fail  # type: ignore[assignment]
+        os.preadv = _fail
         try:
             answer(llm)
         except ReadError:

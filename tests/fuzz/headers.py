@@ -73,8 +73,8 @@ def _change_metadata(model: dict[str, Any], chance: random.Random) -> None:
             min(new, 2**31 - 1 if kind == "INT32" else 100_000 if kind == "n" else new),
         )
     elif kind.startswith("FLOAT"):
-        new = chance.choice((0.0, -1.0, 1e30, float("nan")))
-        model["metadata"][key] = (kind, new)
+        wild = chance.choice((0.0, -1.0, 1e30, float("nan")))
+        model["metadata"][key] = (kind, wild)
     elif kind.startswith("[") and isinstance(value, list):
         model["metadata"][key] = (kind, value[: chance.randint(0, len(value))] or value * 2)
     else:
