@@ -93,4 +93,4 @@ def _tokens(llm: Any, count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(*sys.argv[1:4], *map(int, sys.argv[4:]))))
+    print(json.dumps(main(sys.argv[1], sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))))

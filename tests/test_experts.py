@@ -130,12 +130,12 @@ def test_experts_stay_when_the_number_of_slots_changes() -> None:
     harness.token(0, 1)
     harness.store.resize([4], SPAN)
     harness.token(2, 3)
-    assert harness.store.resident == ((0, 1, 2, 3),)
+    assert list(harness.store.resident) == [(0, 1, 2, 3)]
     harness.store.resize([1], 2 * SPAN)
-    assert harness.store.resident == ((0,),)
+    assert list(harness.store.resident) == [(0,)]
     assert sorted(harness.token(0, 5)) == [0, 5]
     harness.store.resize([0], SPAN)
-    assert harness.store.resident == ((),)
+    assert list(harness.store.resident) == [()]
     harness.token(0, 5)
 
 
