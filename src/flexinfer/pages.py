@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 PAGE = 2 << 20
 ALIGNMENT = 4096
-_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+# Address space for a model larger than the machine is refused unless nothing is reserved for it;
+# Python names the flag from 3.13 on.
+RESERVE_NOTHING = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
 
 
 def address_of(buffer: mmap.mmap | memoryview | bytearray) -> int:
@@ -54,7 +56,7 @@ class Arena:
             raise ValueError(f"an arena needs at least one byte, not {nbytes}")
         self.nbytes = round_up(nbytes, PAGE)
         try:
-            self._map = mmap.mmap(-1, self.nbytes + PAGE, flags=_FLAGS)
+            self._map = mmap.mmap(-1, self.nbytes + PAGE, flags=RESERVE_NOTHING)
         except OSError as error:
             raise MemoryError(f"cannot map {self.nbytes} bytes: {error.strerror}") from error
         self._lead = -address_of(self._map) % PAGE

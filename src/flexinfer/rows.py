@@ -14,10 +14,9 @@ from queue import SimpleQueue
 from flexinfer import waiting
 from flexinfer.errors import ReadError
 from flexinfer.layout import Part, RowTable
-from flexinfer.pages import address_of
+from flexinfer.pages import RESERVE_NOTHING, address_of
 from flexinfer.reader import Reader, Transfer
 
-_MAP_NORESERVE = 0x4000
 _Job = tuple[list[int], Transfer]
 
 
@@ -36,8 +35,7 @@ class RowStore:
         reader: Reader,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        self._map = mmap.mmap(-1, part.nbytes, flags=flags)
+        self._map = mmap.mmap(-1, part.nbytes, flags=RESERVE_NOTHING)
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self._reader = reader
         self._check = check
@@ -53,9 +51,7 @@ class RowStore:
                 what belongs there.
         """
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._serve, name="flexinfer-rows", daemon=True
-            )
+            self._thread = threading.Thread(target=self._serve, name="flexinfer-rows", daemon=True)
             self._thread.start()
         transfer = Transfer()
         self._jobs.put((rows, transfer))

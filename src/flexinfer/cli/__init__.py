@@ -65,3 +65,7 @@ def main() -> None:
     except FlexInferError as error:
         click.echo(f"flexinfer: {error}", err=True)
         sys.exit(1)
+    except MemoryError as error:
+        what = str(error) or "the system has no memory left"
+        click.echo(f"flexinfer: {what}; give a smaller --memory", err=True)
+        sys.exit(1)
