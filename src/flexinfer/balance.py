@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from flexinfer.choice import (
     MIB,
     Choice,
-    everything,
     floor_pages,
     is_rigid,
     lock_fixed,

@@ -11,7 +11,7 @@ import ctypes
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from flexinfer import _ggml
 from flexinfer._ggml import CGraph, Tensor
@@ -26,7 +26,7 @@ _DATA = Tensor.data.offset
 _MAX_OPERATIONS = 256
 
 
-@lru_cache(maxsize=None)
+@cache
 def operation(name: str) -> int:
     """Number of the operation `name` in the loaded library."""
     native = _ggml.library()
