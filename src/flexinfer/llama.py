@@ -87,8 +87,10 @@ class Llama(llama_cpp.Llama):
         _fill_defaults(options, machine, self.catalogue)
         asked = None if memory in (None, "auto") else memory
         budget = machine.default_budget if asked is None else parse_size(asked)
-        # What does not exist cannot be used; `plan.request.budget` is what is left of the wish.
-        budget = min(budget, machine.ceiling)
+        # What does not exist cannot be used; `plan.request.budget` is what is left of the wish. A
+        # group of just this size counts some kernel memory of ours as somebody else's.
+        if budget - budget // 50 > machine.ceiling:
+            budget = machine.ceiling
         ledger = process_ledger(None if weight_memory is not None else budget)
         if ledger.free is not None and ledger.used:
             budget = min(budget, ledger.free)
