@@ -126,6 +126,28 @@ def test_ratios_are_taken_within_a_round(entry: dict[str, Any]) -> None:
     assert summary.over(flex, case_of(NATIVE, "layers", 500 * MIB)) is None
 
 
+def test_no_ratio_comes_from_a_disturbed_run(entry: dict[str, Any]) -> None:
+    flex, mmap = (case_of(NATIVE, system, 500 * MIB) for system in ("flex", MMAP))
+    ours = [run for run in entry["runs"] if run["system"] == "flex"]
+    ours[1]["outside_cpu"] = 0.5
+    summary = Summary("m.gguf", entry)
+    assert summary.over(flex, mmap) == Spread(8.0, 8.0, 8.0, 1)
+    assert not summary.is_disturbed(flex)
+    ours[0]["outside_cpu"] = 0.5
+    assert summary.is_disturbed(flex)
+    assert summary.over(flex, mmap) is None
+    assert summary.share_of_bound(flex) is None
+    assert summary.prediction_error(flex) is None
+    assert summary.rate(flex) == Spread.of([1 / 0.75, 1 / 1.5])
+    assert summary.disturbed == 2
+
+
+def test_a_disturbed_half_makes_no_bound(entry: dict[str, Any]) -> None:
+    entry["runs"] = [run for run in entry["runs"] if run["round"] == 0]
+    entry["runs"][1]["outside_cpu"] = 0.4
+    assert Summary("m.gguf", entry).bound(case_of(NATIVE, "flex", 500 * MIB), 0) is None
+
+
 def test_parts_of_a_step(entry: dict[str, Any]) -> None:
     summary = Summary("m.gguf", entry)
     parts = split(summary, case_of(NATIVE, "sync", 500 * MIB), 100.0 * MIB)
@@ -224,6 +246,16 @@ def test_the_report_says_how_where_and_what(document: dict[str, Any]) -> None:
 def test_different_tokens_cannot_be_overlooked(document: dict[str, Any]) -> None:
     document["models"]["m.gguf"]["runs"][4]["tokens"] = [1]
     assert "NOT the same" in markdown(document)
+
+
+def test_disturbed_figures_are_marked(document: dict[str, Any]) -> None:
+    for measured in document["models"]["m.gguf"]["runs"]:
+        if measured["system"] == "flex":
+            measured["outside_cpu"] = 0.6
+    text = markdown(document)
+    assert "2 of the runs were disturbed" in text
+    assert "| ~1 (0.667-1.33) |" in text
+    assert "flex / mmap | 4" not in text
 
 
 def test_the_page_needs_no_other_file(document: dict[str, Any]) -> None:

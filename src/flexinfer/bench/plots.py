@@ -77,7 +77,7 @@ def _ratios(axes: Any, summary: Summary, setting: Setting) -> None:
         ratio, rate, bound = summary.over(ours, mmap), summary.rate(mmap), summary.bound_rate(ours)
         if ratio is not None:
             reached.append((budget / _GIB, ratio.median))
-        if rate is not None and bound is not None:
+        if rate is not None and bound is not None and not summary.is_disturbed(mmap):
             ceiling.append((budget / _GIB, bound.median / rate.median))
     if reached:
         axes.plot(*zip(*reached, strict=True), "o-", color=COLOURS[OURS], label=f"{OURS} / mmap")

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexinfer.bench.cases import MMAP, Case
-from flexinfer.bench.summary import ANSWER, Setting, Spread, Summary, answer_seconds, case_of
+from flexinfer.bench.summary import (
+    ANSWER,
+    DISTURBED,
+    Setting,
+    Spread,
+    Summary,
+    answer_seconds,
+    case_of,
+)
 from flexinfer.sizes import format_size
 
 OURS = "flex"
@@ -91,8 +99,14 @@ def _conditions(summary: Summary) -> list[str]:
         f"{format_size(summary.weights)} of weights, {facts['prompt']} prompt tokens, "
         f"up to {facts['tokens']} generated, context {facts['ctx']}. "
         f"{len(summary.runs)} runs; all gave {agree} tokens.",
-        f"Other processes used up to {summary.disturbed:.0%} of the processors during a run.",
     ]
+    if summary.disturbed:
+        lines.append(
+            f"{summary.disturbed} of the runs were disturbed: others used more than "
+            f"{DISTURBED:.0%} of the processors. Figures that have no other run behind them are "
+            "marked with ~ and say little; no ratio, bound or prediction error is taken from them. "
+            f"Repeat them on a quiet machine with --disturbance {DISTURBED}."
+        )
     if not limited:
         lines.append("Some budgets were kept by our own accounting alone, without a group.")
     reasons = {
@@ -138,7 +152,7 @@ _MEMORY_NOTE = (
 def _halves(summary: Summary, setting: Setting) -> str:
     compute, drive = summary.compute_step(setting), summary.drive_rate(setting)
     if compute is None or drive is None:
-        return "The bound was not measured."
+        return "The bound was not measured, or only on a busy machine."
     return f"C {_ms(compute)} ms, B {_scaled(drive, 1e-9)} GB/s."
 
 
@@ -146,7 +160,8 @@ def _rates(summary: Summary, setting: Setting) -> Table:
     systems = summary.systems(setting)
     rows = []
     for budget in summary.budgets(setting):
-        cells = [_show(summary.rate(case_of(setting, each, budget))) for each in systems]
+        cases = [case_of(setting, each, budget) for each in systems]
+        cells = [_mark(summary, case) + _show(summary.rate(case)) for case in cases]
         bound = summary.bound_rate(case_of(setting, OURS, budget))
         rows.append([_budget(summary, budget), *cells, _show(bound)])
     return Table(["budget", *systems, "bound"], rows)
@@ -157,7 +172,8 @@ def _ratios(summary: Summary, setting: Setting) -> Table:
     for budget in summary.budgets(setting):
         ours, mmap = (case_of(setting, each, budget) for each in (OURS, MMAP))
         rate, bound = summary.rate(mmap), summary.bound_rate(ours)
-        ceiling = f"{bound.median / rate.median:.3g}" if rate and bound else "-"
+        known = rate and bound and not summary.is_disturbed(mmap)
+        ceiling = f"{bound.median / rate.median:.3g}" if known and rate and bound else "-"
         share = summary.share_of_bound(ours)
         rows.append(
             [_budget(summary, budget), _show(summary.over(ours, mmap)), ceiling, _show(share)]
@@ -188,7 +204,8 @@ def _split(summary: Summary, setting: Setting) -> Table:
         shown = [f"{1000 * parts[name]:.0f}" if name in parts else "-" for name in PARTS]
         read = summary.figure(case, _per_token("drive_bytes"))
         nbytes = format_size(read.median) if read else "-"
-        rows.append([_budget(summary, case.budget), case.system, _ms(step), *shown, nbytes])
+        name = _mark(summary, case) + case.system
+        rows.append([_budget(summary, case.budget), name, _ms(step), *shown, nbytes])
     return Table(["budget", "system", "step ms", *(f"{part} ms" for part in PARTS), "read"], rows)
 
 
@@ -227,7 +244,11 @@ def _waiting(summary: Summary, setting: Setting) -> Table:
         first = summary.figure(case, lambda run: run["first_s"])
         answer = summary.figure(case, answer_seconds)
         rows.append(
-            [_budget(summary, case.budget), case.system, *map(_show, (opened, first, answer))]
+            [
+                _budget(summary, case.budget),
+                _mark(summary, case) + case.system,
+                *map(_show, (opened, first, answer)),
+            ]
         )
     return Table(["budget", "system", "opening s", "first token s", f"{ANSWER} tokens s"], rows)
 
@@ -278,6 +299,10 @@ def _cases(summary: Summary, setting: Setting) -> list[Case]:
         for system in summary.systems(setting)
     ]
     return [case for case in cases if summary.case_runs(case)]
+
+
+def _mark(summary: Summary, case: Case) -> str:
+    return "~" if summary.is_disturbed(case) else ""
 
 
 def _budget(summary: Summary, budget: int) -> str:

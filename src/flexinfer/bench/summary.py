@@ -12,6 +12,8 @@ from flexinfer.bench.cases import BOUND, COMPUTE, DRIVE, MMAP, SYSTEMS, Case
 
 # Left of a budget for what no engine can spend on weights: interpreter pages, kernel memory.
 MARGIN = 64 << 20
+# A run during which others used a larger share of the processors says little about a system.
+DISTURBED = 0.1
 # Tokens of the answer that a person waits for, in the figure for short answers.
 ANSWER = 100
 
@@ -114,9 +116,18 @@ class Summary:
     def case_runs(self, case: Case) -> list[dict[str, Any]]:
         return [run for run in self.compared if Case.from_json(run) == case]
 
+    def steady_runs(self, case: Case) -> list[dict[str, Any]]:
+        """Those that ratios may be taken from."""
+        return self._steady(case)
+
     def figure(self, case: Case, value: Callable[[dict[str, Any]], float]) -> Spread | None:
-        """`value` over the rounds of a case."""
-        return Spread.of(value(run) for run in self.case_runs(case))
+        """`value` over the steady rounds of a case; over all where none was steady."""
+        runs = self.steady_runs(case) or self.case_runs(case)
+        return Spread.of(value(run) for run in runs)
+
+    def is_disturbed(self, case: Case) -> bool:
+        """Whether there are runs of a case, and no steady one."""
+        return bool(self.case_runs(case)) and not self.steady_runs(case)
 
     def rate(self, case: Case) -> Spread | None:
         """Tokens/s once the first token is out."""
@@ -124,24 +135,24 @@ class Summary:
 
     def bound_rate(self, case: Case) -> Spread | None:
         """The bound in tokens/s for the case's budget, drive and cores."""
-        rounds = {run["round"] for run in self.runs}
+        rounds = {run["round"] for run in self.runs if is_steady(run)}
         bounds = [self.bound(case, number) for number in sorted(rounds)]
         return Spread.of(1 / bound.step_s for bound in bounds if bound is not None)
 
     def share_of_bound(self, case: Case) -> Spread | None:
         """Reached rate over the bound of the same round."""
-        pairs = ((run, self.bound(case, run["round"])) for run in self.case_runs(case))
+        pairs = ((run, self.bound(case, run["round"])) for run in self.steady_runs(case))
         return Spread.of(bound.step_s / run["step_s"] for run, bound in pairs if bound)
 
     def over(self, case: Case, other: Case) -> Spread | None:
         """Rate over the rate of `other` in the same round."""
-        others = {run["round"]: run["step_s"] for run in self.case_runs(other)}
-        pairs = ((run, others.get(run["round"])) for run in self.case_runs(case))
+        others = {run["round"]: run["step_s"] for run in self.steady_runs(other)}
+        pairs = ((run, others.get(run["round"])) for run in self.steady_runs(case))
         return Spread.of(step / run["step_s"] for run, step in pairs if step is not None)
 
     def prediction_error(self, case: Case) -> Spread | None:
         """Predicted over measured rate, less one."""
-        runs = [run for run in self.case_runs(case) if "predicted_s" in run]
+        runs = [run for run in self.steady_runs(case) if "predicted_s" in run]
         return Spread.of(run["step_s"] / run["predicted_s"] - 1 for run in runs)
 
     def bound(self, case: Case, number: int) -> Bound | None:
@@ -168,12 +179,14 @@ class Summary:
         return None
 
     def drive_rate(self, setting: Setting) -> Spread | None:
-        case = Case(DRIVE, 0, setting.drive, setting.cores)
-        return Spread.of(run["rate"] for run in self.runs if Case.from_json(run) == case)
+        """Bytes/s of our reader alone, over steady runs."""
+        runs = self._steady(Case(DRIVE, 0, setting.drive, setting.cores))
+        return Spread.of(run["rate"] for run in runs)
 
     def compute_step(self, setting: Setting) -> Spread | None:
-        case = Case(COMPUTE, 0, None, setting.cores)
-        return Spread.of(run["step_s"] for run in self.runs if Case.from_json(run) == case)
+        """Seconds a token of plain llama.cpp in memory, over steady runs."""
+        runs = self._steady(Case(COMPUTE, 0, None, setting.cores))
+        return Spread.of(run["step_s"] for run in runs)
 
     @property
     def tokens_agree(self) -> bool:
@@ -183,19 +196,27 @@ class Summary:
         return all(list(longest[: len(answer)]) == answer for answer in answers)
 
     @property
-    def disturbed(self) -> float:
-        """The largest share of the processors that something else used during a run."""
-        return max((run.get("outside_cpu", 0.0) for run in self.runs), default=0.0)
+    def disturbed(self) -> int:
+        """How many runs others disturbed."""
+        return sum(not is_steady(run) for run in self.runs)
 
     def _within(self, setting: Setting) -> list[dict[str, Any]]:
         wanted = (setting.drive, setting.cores)
         return [run for run in self.compared if (run["drive"], run["cores"]) == wanted]
 
+    def _steady(self, case: Case) -> list[dict[str, Any]]:
+        return [run for run in self.runs if Case.from_json(run) == case and is_steady(run)]
+
     def _half(self, case: Case, number: int) -> dict[str, Any] | None:
-        """Round `number` of a half of the bound, or the last there is."""
-        runs = [run for run in self.runs if Case.from_json(run) == case]
+        """Round `number` of a half of the bound, or the last steady one there is."""
+        runs = self._steady(case)
         exact = [run for run in runs if run["round"] == number]
         return (exact or runs)[-1] if runs else None
+
+
+def is_steady(run: dict[str, Any]) -> bool:
+    """Whether others left the processors alone during a run."""
+    return bool(run.get("outside_cpu", 0.0) <= DISTURBED)
 
 
 def case_of(setting: Setting, system: str, budget: int, window: int | None = None) -> Case:
