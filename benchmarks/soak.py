@@ -161,7 +161,7 @@ def main(model: str, minutes: float, memory: str, seed: int, worker: bool) -> No
                 **{k: v for k, v in soak.items() if k != "states"},
                 "settled": settled,
                 "last": last,
-                "most_anonymous": max(state["anonymous"] for state in soak["states"]),
+                "anonymous": [state["anonymous"] for state in soak["states"]],
             },
             indent=1,
         )

@@ -25,12 +25,15 @@ from flexinfer.gguf import read_catalogue
         ("llama-moe", "expert_used_count", 0),
         ("llama-moe", "expert_used_count", 3),
         ("llama-moe", "expert_group_count", 2),
+        ("llama-dense", "expert_group_count", 2),
+        ("llama-dense", "attention.layer_norm_rms_epsilon", -1.0),
+        ("llama-dense", "attention.layer_norm_rms_epsilon", float("nan")),
     ],
 )
-def test_refused_by_name(name: str, key: str, value: int, tmp_path: Path) -> None:
+def test_refused_by_name(name: str, key: str, value: float, tmp_path: Path) -> None:
     model = copy.deepcopy(tiny.models()[name])
     model["blocks"] = model["metadata"]["*.block_count"][1]
-    model["metadata"][f"*.{key}"] = ("UINT32", value)
+    model["metadata"][f"*.{key}"] = ("FLOAT32" if isinstance(value, float) else "UINT32", value)
     path = tiny.write_model(model, tmp_path / "model.gguf")
     with pytest.raises(ModelFileError) as error:
         check_parameters(read_catalogue(path))

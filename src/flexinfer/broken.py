@@ -12,6 +12,9 @@ from flexinfer.gguf import Catalogue
 
 _MAX_LAYERS = 512
 _MAX_EXPERTS = 1024
+_EPSILONS = tuple(
+    f"attention.{name}_epsilon" for name in ("layer_norm", "layer_norm_rms", "group_norm")
+)
 # They take a number of experts of one or none for none.
 _ONE_IS_NONE = frozenset({"hunyuan_vl", "hunyuan-dense"})
 
@@ -22,6 +25,13 @@ def check_parameters(catalogue: Catalogue) -> None:
     Raises:
         ModelFileError: the key and its value.
     """
+    for key in _EPSILONS:
+        epsilon = catalogue.parameter(key, 0.0)
+        if not (isinstance(epsilon, (int, float)) and epsilon >= 0):
+            raise ModelFileError(
+                f"{catalogue.paths[0]}: {catalogue.architecture}.{key} is {epsilon}, not a number "
+                "from 0; fetch or convert the model again"
+            )
     layers = _number(catalogue, "block_count")
     if layers is not None:
         _require(catalogue, "block_count", layers, 1, _MAX_LAYERS)
@@ -32,7 +42,9 @@ def check_parameters(catalogue: Catalogue) -> None:
         return
     used = _largest(catalogue.parameter("expert_used_count", 0))
     _require(catalogue, "expert_used_count", used, 1 if experts else 0, experts)
-    if experts:
+    if not experts:
+        _require(catalogue, "expert_group_count", None, 0, 0)
+    else:
         groups = _number(catalogue, "expert_group_count") or 0
         _require(catalogue, "expert_group_count", groups, 0, experts - 1)
         if groups > 1 and experts % groups:
