@@ -288,12 +288,12 @@ def test_too_small_says_the_arithmetic_and_what_would_do() -> None:
         given_way(300)
     assert str(caught.value) == (
         "the budget of 300 MiB is too small: process 150 MiB + KV cache 256 MiB (context 512) + "
-        "compute buffers 6.40 MiB + smallest window 792 KiB + margin 13.3 MiB; "
-        "the smallest that would do is 427 MiB"
+        "compute buffers 6.40 MiB + smallest window 13.8 MiB + margin 13.8 MiB; "
+        "the smallest that would do is 440 MiB"
     )
-    assert given_way(427).ctx == 512
+    assert given_way(440).ctx == 512
     with pytest.raises(BudgetError):
-        given_way(426)
+        given_way(439)
 
 
 @few
@@ -321,7 +321,7 @@ def test_refit_keeps_context_and_batch() -> None:
 
 def test_refit_refuses_what_no_step_can_do_with() -> None:
     made = given_way(2350)
-    with pytest.raises(BudgetError, match=r"700 KiB are left for weights but one step needs 792"):
+    with pytest.raises(BudgetError, match=r"700 KiB are left for weights but one step needs 13.8 MiB"):
         refit(made, 700 << 10)
     with pytest.raises(BudgetError, match="0 B are left"):
         refit(made, -5)

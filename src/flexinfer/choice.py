@@ -18,6 +18,9 @@ HUGE_PAGE = 2 * MIB
 # for tests, only the smallest tensors are small.
 _SMALL = MIB
 _SMALL_SHARE = 1024
+# A window below this share of the weights would make thousands of slices; a slice takes about 3 KB
+# of nodes and steps in each program that is kept.
+_LEAST_SHARE = 256
 # A weight that no known graph uses may come up after all; above this it has to do without.
 _MAX_IDLE = 64 * MIB
 
@@ -146,8 +149,11 @@ def rows_within(weight: Weight, nbytes: int) -> int:
 
 
 def _window_of_slices(weights: Sequence[Weight]) -> int:
-    cut = max((_slice_cost(w) for w in weights if _is_cut(w)), default=0)
-    return max(whole_pages(2 * cut), idle_window(weights))
+    """Two of the smallest slices, but not so small that their bookkeeping takes the memory."""
+    cut = [w for w in weights if _is_cut(w)]
+    largest = max(map(_slice_cost, cut), default=0)
+    fewest = sum(w.nbytes for w in cut) // _LEAST_SHARE
+    return max(whole_pages(2 * largest), whole_pages(fewest), idle_window(weights))
 
 
 def _fixed(weights: Sequence[Weight], capacity: int) -> list[int]:

@@ -24,7 +24,7 @@ from flexinfer.residency import Residency
 
 # A busy Python thread would otherwise keep the interpreter for 5 ms after each segment.
 _SWITCH_SECONDS = 1e-4
-_PROGRAMS_KEPT = 16
+_PROGRAMS_KEPT = 4
 
 
 class Interrupted(Exception):
