@@ -321,7 +321,9 @@ def test_refit_keeps_context_and_batch() -> None:
 
 def test_refit_refuses_what_no_step_can_do_with() -> None:
     made = given_way(2350)
-    with pytest.raises(BudgetError, match=r"700 KiB are left for weights but one step needs 13.8 MiB"):
+    with pytest.raises(
+        BudgetError, match=r"700 KiB are left for weights but one step needs 13.8 MiB"
+    ):
         refit(made, 700 << 10)
     with pytest.raises(BudgetError, match="0 B are left"):
         refit(made, -5)
