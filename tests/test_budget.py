@@ -149,38 +149,6 @@ def test_what_was_found_is_recorded_even_where_it_does_not_fit() -> None:
     assert dict(ledger.accounts) == {}
 
 
-def test_a_phase_adds_what_nobody_announced() -> None:
-    process = [1000]
-    ledger = Ledger(5000, lambda: process[0])
-    with ledger.phase("overhead"):
-        ledger.charge("kv", 300)
-        process[0] += 450
-    assert dict(ledger.accounts) == {"kv": 300, "overhead": 150}
-    with ledger.phase("overhead"):
-        ledger.charge("compute", 100)  # announced, and not touched yet
-        process[0] += 40
-    assert dict(ledger.accounts) == {"kv": 300, "overhead": 150, "compute": 100}
-
-
-def test_a_phase_that_fails_still_counts() -> None:
-    process = [0]
-    ledger = Ledger(100, lambda: process[0])
-
-    def grow_and_fail() -> None:
-        with ledger.phase("overhead"):
-            process[0] = 70
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        grow_and_fail()
-    assert ledger.used == 70
-
-
-def test_a_phase_needs_something_to_observe() -> None:
-    with pytest.raises(ValueError, match="nothing to observe"), Ledger(100).phase("overhead"):
-        pass
-
-
 def test_threads_never_get_more_than_the_limit_together() -> None:
     ledger = Ledger(50)
     granted: list[str] = []

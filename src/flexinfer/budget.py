@@ -7,8 +7,7 @@ outside the lock, before a charge that does not fit is refused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from flexinfer.errors import BudgetError
@@ -23,12 +22,10 @@ class Ledger:
 
     Args:
         limit: bytes.
-        observe: the process's anonymous bytes, for what nobody announces (see `phase`).
     """
 
-    def __init__(self, limit: int | None = None, observe: Callable[[], int] | None = None) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
-        self._observe = observe
         self._accounts: dict[str, int] = {}
         self._reclaimers: list[Reclaimer] = []
         self._lock = threading.RLock()
@@ -95,25 +92,6 @@ class Ledger:
         """Record what `account` was found to hold, whether it fits or not."""
         with self._lock:
             self._set(account, nbytes)
-
-    @contextmanager
-    def phase(self, account: str) -> Iterator[None]:
-        """Add to `account` what the process grew by meanwhile beyond what others announced.
-
-        The growth is a fact, so it is recorded even where it does not fit.
-        """
-        observe = self._observe
-        if observe is None:
-            raise ValueError("this ledger was given nothing to observe")
-        seen, announced = observe(), self.used
-        try:
-            yield
-        finally:
-            grown = observe() - seen
-            with self._lock:
-                unannounced = grown - (self.used - announced)
-                if unannounced > 0:
-                    self._set(account, self._accounts.get(account, 0) + unannounced)
 
     def add_reclaimer(self, reclaim: Reclaimer) -> None:
         """Ask `reclaim` for bytes when a charge does not fit; the one added last is asked last."""

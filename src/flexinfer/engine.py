@@ -25,6 +25,8 @@ from flexinfer.residency import Residency
 # A busy Python thread would otherwise keep the interpreter for 5 ms after each segment.
 _SWITCH_SECONDS = 1e-4
 _PROGRAMS_KEPT = 4
+# Longer than a pass over a large model on a slow drive takes.
+_RECLAIM_SECONDS = 120.0
 
 
 class Interrupted(Exception):
@@ -93,17 +95,21 @@ class Engine:
     def reclaim(self, nbytes: int) -> int:
         """Give about `nbytes` of locked weights back at once; returns how many came free.
 
-        Waits for a running pass of another thread. What was given back streams from now on.
+        Waits for a running pass of another thread, but not for ever: two models that ask each
+        other while both hold their pass would. What was given back streams from now on.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=_RECLAIM_SECONDS):
+            return 0
+        try:
             if self._closed:
                 return 0
             before = self._charged
-            try:
-                self.resize(before - nbytes)
-            except BudgetError:
-                return 0
+            self.resize(before - nbytes)
             return before - self._charged
+        except BudgetError:
+            return 0
+        finally:
+            self._lock.release()
 
     def resize(self, room: int) -> Plan:
         """Spend `room` bytes on locked weights and window from the next pass on.
