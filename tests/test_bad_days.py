@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import llama_cpp
 import pytest
@@ -236,4 +237,5 @@ def test_opening_and_closing_50_times_leaves_nothing(tiny_model: TinyModel) -> N
         with open_tiny(path) as llm:
             llm.eval([1, 2, 3])
         maps.append(len(Path("/proc/self/maps").read_text().splitlines()))
-    assert max(maps[25:]) <= max(maps[:25]) + 5
+    # The heap comes and goes by a few maps; one left behind at each opening would be 25 more.
+    assert median(maps[40:]) - median(maps[15:25]) < 15
