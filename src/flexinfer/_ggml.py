@@ -338,8 +338,6 @@ def libc() -> Any:
     c.mmap.restype = c_void_p
     c.mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_int64]
     c.munmap.argtypes = [c_void_p, c_size_t]
-    c.mlock.argtypes = [c_void_p, c_size_t]
-    c.malloc_trim.argtypes = [c_size_t]
     return c
 
 
@@ -429,7 +427,6 @@ def _check_vtables(native: Library) -> None:
     buffer = Buffer.from_address(address)
     base = GetBase(buffer.iface.get_base)(address)
     _require(buffer.size >= 4096 and buffer.usage == 0 and base % alignment == 0, "buffer")
-    CFUNCTYPE(None, c_void_p)(buffer.iface.clear)
     _free_buffer(native, address)
     backend_address = native.ggml_backend_cpu_init()
     backend = Backend.from_address(backend_address)

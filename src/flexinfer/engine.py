@@ -67,12 +67,13 @@ class Engine:
         self.closing = False
         self._ledger = ledger
         self._charged = 0
-        self._charge(residency.plan)
-        ledger.add_reclaimer(self.reclaim)
         self._lock = threading.RLock()
         self._stats = PassStats()
         self._scratch = Scratch()
         self._closed = False
+        self._charge(residency.plan)
+        # From here on other threads may call.
+        ledger.add_reclaimer(self.reclaim)
 
     def __repr__(self) -> str:
         return f"<Engine {self._stats.passes} passes, {self.residency!r}>"

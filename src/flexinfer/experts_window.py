@@ -64,8 +64,6 @@ class MatrixReads:
         Raises:
             ReadError: it failed, or the drive hangs.
         """
-        if not transfer.done:
-            self._counters.waits += 1
         self._counters.wait_s += waiting.wait_for(
             transfer, f"an expert of {matrix.name}", self._check
         )

@@ -22,7 +22,7 @@ from flexinfer.gguf import Catalogue, read_catalogue
 from flexinfer.guard import Guard
 from flexinfer.machine import Machine
 from flexinfer.opening import Opening, Options, process_ledger
-from flexinfer.plan import Plan, Rates, Weight
+from flexinfer.plan import Plan
 from flexinfer.planner import margin
 from flexinfer.rates import drive_for, measure_rates
 from flexinfer.reader import Reader, open_reader
@@ -103,10 +103,9 @@ class Llama(llama_cpp.Llama):
                 weight_memory=None if weight_memory is None else parse_size(weight_memory),
                 window=None if window is None else parse_size(window),
             ),
-            machine,
             ledger,
             self._open_reader,
-            self._measure_rates,
+            lambda weights: measure_rates(self.catalogue, weights, self._drive, machine.cores),
         )
         self._opening = opening
         self._ledger = ledger
@@ -231,9 +230,6 @@ class Llama(llama_cpp.Llama):
             return open_reader(paths, cached=True)
         drive = self._drive
         return open_reader(paths, threads=drive.threads, piece=drive.piece)
-
-    def _measure_rates(self, weights: Sequence[Weight]) -> Rates:
-        return measure_rates(self.catalogue, weights, self._drive, Machine.detect().cores)
 
     def _finish(self, opening: Opening) -> None:
         if opening.engine is None or opening.plan is None:

@@ -22,7 +22,7 @@ from flexinfer.device import Device, Loading, WeightTensor, device, work_size
 from flexinfer.engine import Engine
 from flexinfer.errors import EngineError, ModelFileError
 from flexinfer.gguf import Catalogue, TensorInfo
-from flexinfer.machine import Machine, process_memory
+from flexinfer.machine import process_memory
 from flexinfer.operands import check_operands
 from flexinfer.plan import Costs, Plan, Rates, Request, Use, Weight
 from flexinfer.reader import Reader
@@ -63,7 +63,6 @@ class Opening:
     Args:
         catalogue: of the model's files.
         options: budget and strategy.
-        machine: cores and limits.
         ledger: of the process.
         open_reader: makes the reader of the model's files once the plan is known.
         rates: of drive and processor, asked once the weights are known.
@@ -73,7 +72,6 @@ class Opening:
         self,
         catalogue: Catalogue,
         options: Options,
-        machine: Machine,
         ledger: Ledger,
         open_reader: Callable[[bool], Reader],
         rates: Callable[[Sequence[Weight]], Rates],
@@ -82,7 +80,6 @@ class Opening:
         self.plan: Plan | None = None
         self._catalogue = catalogue
         self._options = options
-        self._machine = machine
         self._ledger = ledger
         self._open_reader = open_reader
         self._rates = rates

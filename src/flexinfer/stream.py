@@ -31,12 +31,10 @@ class Counters:
 
     read_bytes: int = 0
     wait_s: float = 0.0
-    waits: int = 0
 
     def add(self, other: Counters) -> None:
         self.read_bytes += other.read_bytes
         self.wait_s += other.wait_s
-        self.waits += other.waits
 
 
 @dataclass
@@ -168,9 +166,11 @@ class Stream:
         return self._start_streamed(part)
 
     def _start_locked(self, part: Part) -> bool:
-        if any(entry.part is part for entry in self._entries):
+        first = next((entry for entry in self._entries if entry.part is part), None)
+        if first is not None:
             # Its second use: the first one's read fills the same place.
-            return self._share(part)
+            self._entries.append(_Entry(part, first.address, first.transfer, "none"))
+            return True
         if self._locked_ahead > _LOCKED_AHEAD and self._entries:
             return False
         start, stop = self._reader.span(part.file, part.offset, part.nbytes)
@@ -178,11 +178,6 @@ class Stream:
         transfer = self._reader.start(part.file, start, view, part.offset + part.nbytes - start)
         self._locked_ahead += part.nbytes
         self._entries.append(_Entry(part, address + part.offset - start, transfer, "locked"))
-        return True
-
-    def _share(self, part: Part) -> bool:
-        first = next(entry for entry in self._entries if entry.part is part)
-        self._entries.append(_Entry(part, first.address, first.transfer, "none"))
         return True
 
     def _start_streamed(self, part: Part) -> bool:
@@ -203,8 +198,6 @@ class Stream:
         transfer, part = entry.transfer, entry.part
         assert transfer is not None
         what = f"{part.name} (file {part.file}, offset {part.offset}, {part.nbytes} bytes)"
-        if not transfer.done:
-            self.counters.waits += 1
         self.counters.wait_s += waiting.wait_for(transfer, what, self._check)
         if entry.part.locked and not entry.part.address:
             entry.part.address = entry.address
