@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "base": {"errors", "sizes", "gguf_types", "layout"},
     "files": {"broken", "gguf", "gguf_header", "gguf_source"},
     "policy": {
-        *("balance", "budget", "choice", "experts_cache", "experts_plan"),
+        *("adaptive", "balance", "budget", "choice", "experts_cache", "experts_plan"),
         *("forecast", "plan", "planner", "policies", "routing", "strategies"),
     },
     "storage": {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flexinfer import Llama, planner
 from flexinfer.auto import Move
+from flexinfer.choice import smallest_window
 from flexinfer.errors import BudgetError
 
 pytestmark = pytest.mark.native
@@ -74,6 +75,18 @@ def test_any_sequence_of_budgets_gives_the_same_bits(
             _apply(llm, during[number])
         llm.eval([int(np.argmax(llm.scores[llm.n_tokens - 1]))])
     assert llm.scores[: llm.n_tokens].tobytes() == expected
+
+
+def test_another_window_gives_the_same_bits(llm: Llama, expected: bytes) -> None:
+    _apply(llm, 0.3)
+    residency = llm._running().residency
+    for share in (2, 3, 1):
+        if llm.plan.expert_window or not llm.plan.window:
+            pytest.skip("nothing of this model passes through a window of its own")
+        window = max(llm.plan.window * share // 2, smallest_window(llm.plan.weights, llm.plan.room))
+        residency.apply(planner.rewindow(llm.plan, window))
+        assert llm.plan.window == window
+        assert answer(llm) == expected
 
 
 def test_release_gives_the_memory_back_and_the_next_request_resumes(

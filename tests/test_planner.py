@@ -22,7 +22,15 @@ from weights import (
 from flexinfer.choice import everything, is_rigid, locked_cost, smallest_room
 from flexinfer.errors import BudgetError
 from flexinfer.plan import ON_DEMAND, Costs, Plan, Request, Use, Weight, piece_cost, row_slices
-from flexinfer.planner import MIN_UBATCH, margin, plan, refit, smallest_budget
+from flexinfer.planner import (
+    MIN_UBATCH,
+    adaptive_window,
+    margin,
+    plan,
+    refit,
+    rewindow,
+    smallest_budget,
+)
 
 GIB = 1 << 30
 LLAMA_7B = llama()
@@ -334,3 +342,34 @@ def test_a_cap_on_weights_asks_nothing_of_the_process() -> None:
     made = plan(LLAMA_7B, request, costs_of_7b, RATES)
     assert (made.ctx, made.ubatch) == (4096, 512)
     assert made.held_bytes <= 100 * MIB
+
+
+@given(st.integers(1500, 3400), st.lists(st.integers(8, 64), min_size=1, max_size=4))
+def test_another_window_keeps_the_room_and_most_of_what_is_locked(
+    room: int, windows: list[int]
+) -> None:
+    made = within(LLAMA_7B, room * MIB)
+    for window in windows:
+        before, made = made, rewindow(made, 2 * window * MIB)
+        assert made.window == 2 * window * MIB
+        assert_sound(made, made.room)
+        assert made.locked_bytes + made.window >= room * MIB - 6 * MIB
+        moved = sum(
+            weight.row_bytes * abs(now - then)
+            for weight, now, then in zip(
+                made.weights, made.locked_rows, before.locked_rows, strict=True
+            )
+        )
+        assert moved <= abs(made.window - before.window) + 8 * MIB
+
+
+def test_the_window_is_learned_only_where_it_was_planned() -> None:
+    room = 2000 * MIB
+    assert adaptive_window(within(LLAMA_7B, room)) is not None
+    assert adaptive_window(within(LLAMA_7B, room, window=64 * MIB)) is None
+    assert adaptive_window(within(LLAMA_7B, 8 * GIB)) is None
+    request = Request(0, 512, 32, strategy="algorithm1", weight_memory=room)
+    paper = plan(LLAMA_7B, request, fixed_costs(), RATES)
+    assert adaptive_window(paper) is None
+    with pytest.raises(ValueError, match="algorithm1"):
+        rewindow(paper, 64 * MIB)

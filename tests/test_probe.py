@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class _FakeReader:
 def model(tmp_path: Path) -> str:
     path = tmp_path / "model"
     with path.open("wb") as file:
-        file.truncate(640 * MIB)
+        os.posix_fallocate(file.fileno(), 0, 640 * MIB)  # no holes
     return str(path)
 
 
@@ -132,6 +133,15 @@ def test_small_model_is_not_measured_and_nothing_is_kept(tmp_path: Path) -> None
     assert found == DriveRate(ASSUMED_RATE, DEFAULT_THREADS, DEFAULT_PIECE, "assumed")
     assert drive.opened == []
     assert not (tmp_path / "cache").exists()
+
+
+def test_file_with_holes_is_not_measured(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(512 * MIB)
+    drive = FakeDrive(1e9, 1e9, 1e9)
+    assert measure([str(path)], opener=drive, clock=drive.clock).source == "assumed"
+    assert drive.opened == []
 
 
 def test_answer_is_remembered(model: str, tmp_path: Path) -> None:
@@ -212,7 +222,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_real_reader_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "model"
     with path.open("wb") as file:
-        file.truncate(64 * MIB)  # a hole: no drive is asked
+        os.posix_fallocate(file.fileno(), 0, 64 * MIB)
     found = measure([str(path)])
     assert found.rate > 0
     assert found.source == "measured"

@@ -55,6 +55,20 @@ def balanced(weights: Sequence[Weight], room: int, window: int | None) -> Choice
     return Choice(tuple(locked), size, size // _SLICES, tuple(reasons))
 
 
+def with_window(
+    weights: Sequence[Weight], room: int, window: int, locked_rows: Sequence[int]
+) -> Choice:
+    """The locked rows after the window changed: as few others as possible, the rest stays."""
+    capacity = floor_pages(room - window)
+    fixed = lock_fixed(weights, capacity)
+    order = [i for i, w in enumerate(weights) if not fixed[i] and w.use not in ON_DEMAND]
+    locked = list(locked_rows)
+    spread = _Spread(weights, locked, order, capacity)
+    spread.shrink()
+    spread.fill()
+    return Choice(tuple(locked), window, window // _SLICES, tuple(spread.reasons()))
+
+
 def choose_window(weights: Sequence[Weight], room: int, asked: int | None) -> int:
     """Bytes of the window: what was asked, or as little as keeps the drive busy."""
     least = smallest_window(weights, room)

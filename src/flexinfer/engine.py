@@ -35,12 +35,19 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class PassStats:
-    """Sums over passes: seconds, bytes, counts."""
+    """Sums over passes: seconds, bytes, counts.
+
+    Attributes:
+        compute_s: neither waiting nor between passes.
+        wait_s: waiting for the drive.
+        idle_s: in which no read was under way.
+    """
 
     passes: int = 0
     segments: int = 0
     compute_s: float = 0.0
     wait_s: float = 0.0
+    idle_s: float = 0.0
     read_bytes: int = 0
 
     def __sub__(self, other: PassStats) -> PassStats:
@@ -49,6 +56,7 @@ class PassStats:
             self.segments - other.segments,
             self.compute_s - other.compute_s,
             self.wait_s - other.wait_s,
+            self.idle_s - other.idle_s,
             self.read_bytes - other.read_bytes,
         )
 
@@ -71,6 +79,7 @@ class Engine:
         self._stats = PassStats()
         self._scratch = Scratch()
         self._closed = False
+        self._window = planner.adaptive_window(residency.plan)
         self._charge(residency.plan)
         # From here on other threads may call.
         ledger.add_reclaimer(self.reclaim)
@@ -121,8 +130,23 @@ class Engine:
         with self._lock:
             plan = planner.refit(self.residency.plan, room)
             self.residency.apply(plan)
+            self._window = planner.adaptive_window(plan)
             self._charge(plan)
             return plan
+
+    def _adapt(self, seconds: float, waited: float, idle: float) -> None:
+        """Let the window follow what passes lose, once all that is to stay is in memory."""
+        if self._window is None or not self.residency.settled:
+            return
+        window = self._window.observe(seconds, waited, idle)
+        if window is None:
+            return
+        plan = planner.rewindow(self.residency.plan, window)
+        # Rounding may differ by some pages; nobody else is asked to give any for this.
+        free = self._ledger.free
+        if free is None or plan.held_bytes <= self._charged + free:
+            self.residency.apply(plan)
+            self._charge(plan)
 
     def _charge(self, plan: Plan) -> None:
         """Book what the plan holds; shrinking first, so that a charge is never refused."""
@@ -190,7 +214,7 @@ class Engine:
     def _pass(self, backend: InnerBackend, graph_address: int) -> int:
         began = time.perf_counter()
         program = self._program(backend, graph_address)
-        waited, read = self.residency.waited_s, self.residency.read_bytes
+        before = self.residency.waited_s, self.residency.read_bytes, self.residency.busy_s
         self.check()
         self.residency.begin(program.sequence)
         if program.untouched and not program.sequence:
@@ -198,14 +222,19 @@ class Engine:
         else:
             status, segments = self._steps(backend, program, graph_address)
         self.residency.end()
-        waited = self.residency.waited_s - waited
+        waited = self.residency.waited_s - before[0]
+        seconds = time.perf_counter() - began
+        idle = max(seconds - (self.residency.busy_s - before[2]), 0.0)
         self._stats = PassStats(
             self._stats.passes + 1,
             self._stats.segments + segments,
-            self._stats.compute_s + time.perf_counter() - began - waited,
+            self._stats.compute_s + seconds - waited,
             self._stats.wait_s + waited,
-            self._stats.read_bytes + self.residency.read_bytes - read,
+            self._stats.idle_s + idle,
+            self._stats.read_bytes + self.residency.read_bytes - before[1],
         )
+        if status == _ggml.STATUS_SUCCESS:
+            self._adapt(seconds, waited, idle)
         return status
 
     def _steps(

@@ -123,6 +123,7 @@ class Plan:
     Attributes:
         ctx, ubatch: what came out, at most what was asked.
         window: bytes of the ring that streamed weights pass through; 0 when nothing streams.
+        room: bytes that locked weights, window and slots may take together.
         slice_bytes: streamed weights above this are cut in row slices.
         locked_rows: for each weight, how many leading rows stay in memory.
         lookahead: False: a weight is read only when it is needed.
@@ -142,6 +143,7 @@ class Plan:
     window: int
     slice_bytes: int
     rates: Rates
+    room: int = 0
     lookahead: bool = True
     slots: tuple[int, ...] = ()
     expert_window: int = 0

@@ -6,9 +6,11 @@ Finds the context and the batch that leave room for weights, and lets the strate
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from flexinfer.choice import MIB, everything, lock_all
+from flexinfer.adaptive import LEAST, AdaptiveWindow
+from flexinfer.balance import choose_window
+from flexinfer.choice import MIB, everything, lock_all, smallest_window
 from flexinfer.errors import BudgetError
 from flexinfer.experts_plan import choose_with_experts, smallest_room
 from flexinfer.plan import Costs, CostsOf, Plan, Rates, Request, Weight
@@ -66,6 +68,38 @@ def refit(plan: Plan, room: int) -> Plan:
     return _decide(plan.weights, plan.request, decided, plan.rates)
 
 
+def adaptive_window(plan: Plan) -> AdaptiveWindow | None:
+    """What learns the window of `plan` from its passes; None where it is not to change.
+
+    It stays where it was asked for by hand, where experts pass through one of their own, and where
+    it is too small for the drive to notice.
+    """
+    request = plan.request
+    adapts = STRATEGIES[request.strategy].resize is not None
+    if not adapts or request.window is not None or plan.expert_window or plan.window < LEAST:
+        return None
+    least = smallest_window(plan.weights, plan.room)
+    # As when it was chosen: what can only be locked keeps its place.
+    most = choose_window(plan.weights, plan.room, plan.room // 4)
+    return AdaptiveWindow(plan.window, least, most)
+
+
+def rewindow(plan: Plan, window: int) -> Plan:
+    """The same plan with another window; as few locked weights as possible change."""
+    resize = STRATEGIES[plan.request.strategy].resize
+    if resize is None:
+        raise ValueError(f"the window of {plan.request.strategy} does not change")
+    choice = resize(plan.weights, plan.room, window, plan.locked_rows)
+    change = f"window {format_size(plan.window)} -> {format_size(window)}: learned from waits"
+    return replace(
+        plan,
+        locked_rows=choice.locked_rows,
+        window=choice.window,
+        slice_bytes=choice.slice_bytes,
+        reasons=(change, *choice.reasons),
+    )
+
+
 def smallest_budget(weights: Sequence[Weight], request: Request, costs: CostsOf) -> int:
     """Bytes of the smallest budget, in whole MiB, that `plan` accepts for `request`."""
     least = costs(min(request.min_ctx, request.ctx), min(MIN_UBATCH, request.ubatch))
@@ -119,7 +153,9 @@ def _rooms(request: Request, costs: CostsOf) -> Iterator[_Room]:
 
 def _decide(weights: Sequence[Weight], request: Request, room: _Room, rates: Rates) -> Plan:
     strategy = STRATEGIES[request.strategy]
-    if everything(weights) <= room.weights and strategy.locks:
+    # A strategy that locks nothing does lock all of a model that is smaller than its window.
+    locks = strategy.locks or room.weights < smallest_window(weights, room.weights)
+    if everything(weights) <= room.weights and locks:
         choice = lock_all(weights, room.weights)
     else:
         choice = choose_with_experts(weights, room.weights, request.window, strategy.choose)
@@ -133,6 +169,7 @@ def _decide(weights: Sequence[Weight], request: Request, room: _Room, rates: Rat
         window=choice.window,
         slice_bytes=choice.slice_bytes,
         rates=rates,
+        room=room.weights,
         lookahead=strategy.lookahead,
         slots=choice.slots,
         expert_window=choice.expert_window,

@@ -112,11 +112,12 @@ def measure(
 ) -> DriveRate:
     """Read up to 512 MiB at spread offsets with each candidate in turn; the best one.
 
-    A model below 64 MiB is not read: the answer is the default with an assumed rate.
+    A model below 64 MiB is not read, nor is one with holes, which come from no drive: the answer is
+    the default with an assumed rate.
     """
     sizes = [os.path.getsize(path) for path in paths]
     file = sizes.index(max(sizes))
-    if sizes[file] < _SMALLEST:
+    if sizes[file] < _SMALLEST or _has_holes(paths[file]):
         return DriveRate(ASSUMED_RATE, DEFAULT_THREADS, DEFAULT_PIECE, "assumed")
     best: DriveRate | None = None
     arena = Arena(_WINDOW)
@@ -134,6 +135,12 @@ def measure(
         arena.close()
     assert best is not None
     return best
+
+
+def _has_holes(path: str) -> bool:
+    """Half of the file takes no room on the drive: never written, or compressed away."""
+    stat = os.stat(path)
+    return stat.st_blocks * 512 < stat.st_size // 2
 
 
 def _rate(reader: Reader, arena: Arena, file: int, size: int, clock: Callable[[], float]) -> float:

@@ -80,6 +80,16 @@ class Residency:
         return self._earlier.read_bytes + self._row_bytes + self._stream.counters.read_bytes
 
     @property
+    def busy_s(self) -> float:
+        """Seconds in which reads were under way."""
+        return self._reader.busy_s
+
+    @property
+    def settled(self) -> bool:
+        """Everything that is to stay is in memory."""
+        return not self._missing
+
+    @property
     def locked_bytes(self) -> int:
         """Bytes of locked weights that are in memory."""
         return self._locked.nbytes

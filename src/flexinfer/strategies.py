@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flexinfer.balance import balanced
+from flexinfer.balance import balanced, with_window
 from flexinfer.choice import (
     Choice,
     floor_pages,
@@ -30,6 +30,7 @@ _WINDOW_LAYERS = 3
 _SLICES = 4
 
 Choose = Callable[[Sequence[Weight], int, int | None], Choice]
+Resize = Callable[[Sequence[Weight], int, int, Sequence[int]], Choice]
 # From the weights that may be locked, in graph order, and a capacity to indices to lock.
 _Pick = Callable[[Sequence[Weight], Sequence[int], int], Iterable[int]]
 
@@ -44,12 +45,15 @@ class Strategy:
             everything fits.
         lookahead: reads run ahead of the computation.
         locks: it keeps everything in memory when everything fits.
+        resize: from (weights, bytes for weights, another window, rows locked now) to a choice; None
+            where the window stays what it was.
     """
 
     summary: str
     choose: Choose
     lookahead: bool = True
     locks: bool = True
+    resize: Resize | None = None
 
 
 def three_layers(weights: Sequence[Weight]) -> int:
@@ -171,7 +175,11 @@ def _cost(weight: Weight) -> int:
 
 
 STRATEGIES: Mapping[str, Strategy] = {
-    "flex": Strategy("the budget filled exactly, unlocked bytes spread evenly in time", balanced),
+    "flex": Strategy(
+        "the budget filled exactly, unlocked bytes spread evenly in time",
+        balanced,
+        resize=with_window,
+    ),
     "algorithm1": Strategy("the paper's Algorithm 1: kinds of tensors by size", _paper(algorithm1)),
     "attention-first": Strategy(
         "attention tensors of all layers, then FFN", _paper(_by_kind(*ATTENTION, *FFN))
