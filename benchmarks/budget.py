@@ -1,28 +1,38 @@
 """The budget kept, and the time to the first token: one process in a cgroup of exactly that size.
 
-    python benchmarks/budget.py MODEL --budgets 600MiB,1GiB,2GiB,3GiB
+    python benchmarks/budget.py MODEL --budgets 600MiB,1GiB,2GiB,3GiB --plain
 
 Each run is `flexinfer run` from a cold page cache, in a cgroup whose limit is the budget, without
 swap; anonymous and kernel bytes of the group are sampled every 10 ms from outside. With `--plain`,
 llama.cpp with mmap decodes the same prompt in the same group. Times count from the start of the
 process.
+
+The bound on the first token is ``max(P, W / B)``: P the prompt's seconds in plain llama.cpp with
+all weights in memory, W the bytes of the weights, all of which have to be read once, B our reader
+with nothing computed.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
+from workers import Worker, start_cold
 
 from flexinfer.cgroup import limited
+from flexinfer.gguf import read_catalogue
 from flexinfer.machine import device_of
 from flexinfer.sizes import format_size, parse_size
 
-PROMPT = "w300w301w302w303w304w305w306w307w308w309w310"
+# As the vocabulary of `flexinfer synth` has it: one token begins a text, one is a space.
+PROMPT = 14 * "a"
+PROMPT_TOKENS = 16
 
 
 @click.command()
@@ -31,6 +41,8 @@ PROMPT = "w300w301w302w303w304w305w306w307w308w309w310"
 @click.option("--drive", help="Throttle of the drive, as 500MB/s.")
 @click.option("--tokens", default=8, show_default=True)
 @click.option("--ctx", default=512, show_default=True)
+@click.option("--rounds", default=1, show_default=True)
+@click.option("--bound/--no-bound", default=True, help="Needs memory for all weights.")
 @click.option("--plain", is_flag=True, help="llama.cpp with mmap beside it; slow.")
 @click.option("--plain-tokens", default=2, show_default=True)
 def main(
@@ -39,22 +51,27 @@ def main(
     drive: str | None,
     tokens: int,
     ctx: int,
+    rounds: int,
+    bound: bool,
     plain: bool,
     plain_tokens: int,
 ) -> None:
     rate = parse_size(drive.removesuffix("/s")) if drive else None
-    readahead = _readahead(model)
-    click.echo(f"drive {drive or 'as it is'}, readahead {readahead} KiB, {tokens} tokens")
+    click.echo(f"drive {drive or 'as it is'}, readahead {_readahead(model)} KiB, {tokens} tokens")
+    if bound:
+        click.echo(_bound(model, rate, ctx))
     click.echo(
-        "| budget | accounted | sampled peak | OOM kills | load s | first token s | tok/s | bound "
-        "| mmap first token s | mmap tok/s |"
+        "| budget | accounted | sampled peak | OOM kills | load s | first token s | tok/s | plan's "
+        "bound | mmap first token s | mmap tok/s |"
     )
     click.echo("|---|---|---|---|---|---|---|---|---|---|")
-    for text in budgets.split(","):
+    for text in budgets.split(",") * rounds:
         budget = parse_size(text)
-        command = [sys.executable, "-m", "flexinfer", "run", model, "--memory", text]
+        command = [sys.executable, "-m", "flexinfer", "run", model, "--memory", text, "-q"]
         command += ["-p", PROMPT, "-n", str(tokens), "--ctx", str(ctx), "--temp", "0", "--json"]
         ours, peak, kills = _run(command, model, budget, rate)
+        if ours["prompt_tokens"] != PROMPT_TOKENS:
+            raise click.ClickException(f"the prompt has {ours['prompt_tokens']} tokens here")
         memory, speed = ours["memory"], ours["speed"]
         accounted = sum(memory[k] for k in ("locked", "window", "kv", "compute", "overhead"))
         beside = ["-", "-"]
@@ -71,11 +88,35 @@ def main(
         )
 
 
+def _bound(model: str, rate: int | None, ctx: int) -> str:
+    """What no process can beat to its first token, in words."""
+    options = {"n_ctx": ctx, "n_batch": 32, "n_ubatch": 32, "n_threads": 2, "n_threads_batch": 2}
+    with Worker("plain", model, options) as plain:
+        prompt = statistics.median(plain.ask("prompt", PROMPT_TOKENS)["times"][0] for _ in range(3))
+    job = {"system": "drive", "model": model, "cores": 2, "seconds": 600}
+    device = device_of(model)
+    throttle = limited(read_bps=(device, rate)) if rate and device else nullcontext()
+    with throttle as group:
+        answer = subprocess.run(
+            [sys.executable, "-m", "flexinfer.bench.worker", json.dumps(job)],
+            stdout=subprocess.PIPE,
+            check=True,
+            preexec_fn=group.join if group is not None else None,
+        )
+    drive = json.loads(answer.stdout)["rate"]
+    weights = read_catalogue(model).nbytes
+    bound = max(prompt, weights / drive)
+    return (
+        f"first token: P {prompt:.2f} s, W {format_size(weights)}, B {drive / 1e9:.2f} GB/s, "
+        f"bound {bound:.2f} s, 1.1 x bound + 1.5 s = {1.1 * bound + 1.5:.2f} s\n"
+    )
+
+
 def _run(
     command: list[str], model: str, memory: int, rate: int | None
 ) -> tuple[dict[str, Any], int, int]:
     """The command's JSON document, the group's sampled peak in bytes, and its OOM kills."""
-    Path("/proc/sys/vm/drop_caches").write_text("3")
+    start_cold(memory)
     device = device_of(model)
     reads = (device, rate) if rate and device else None
     with limited(memory=memory, read_bps=reads) as group, group.watch() as seen:

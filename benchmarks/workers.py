@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
 from typing import Any
 
 from flexinfer.plain import open_plain
@@ -147,6 +148,18 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
             answer |= {"wait_s": done.wait_s, "segments": done.segments, "read": done.read_bytes}
         print(json.dumps(answer), flush=True)
     llm.close()
+
+
+def start_cold(memory: int) -> None:
+    """Empty the page cache, and touch so many bytes of memory once.
+
+    A virtual machine is given memory at its first touch, up to ten times slower than afterwards,
+    and gives free memory back within seconds: whoever runs first would pay for it.
+    """
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    touch = "import sys, flexinfer.pages as p; n = int(sys.argv[1]); v = p.Arena(n).view(0, n)\n"
+    touch += "for at in range(0, n, p.PAGE): v[at] = 1"
+    subprocess.run([sys.executable, "-c", touch, str(memory)], check=True)
 
 
 def throttled(

@@ -24,7 +24,7 @@ LAYERS: dict[str, set[str]] = {
         *("forecast", "plan", "planner", "policies", "routing", "strategies"),
     },
     "storage": {
-        *("directio", "experts", "experts_window", "locked", "memory_reader", "pages"),
+        *("directio", "experts", "experts_window", "locked", "memlock", "memory_reader", "pages"),
         *("read_threads", "reader", "residency", "ring", "rows", "stream", "waiting"),
     },
     "system": {
@@ -66,7 +66,7 @@ EXCEPTIONS: dict[str, set[str]] = {
 
 # Outside modules that not everybody may import, with those who may.
 RESERVED: dict[str, set[str]] = {
-    "ctypes": {"_ggml", "device", "experts_nodes", "graph"},
+    "ctypes": {"_ggml", "device", "experts_nodes", "graph", "memlock"},
     "llama_cpp": {"_ggml", "opening"} | LAYERS["surface"],
     "click": {"cli"},
     "rich": {"cli", "show"},

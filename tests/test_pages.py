@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexinfer import pages
 from flexinfer.pages import ALIGNMENT, PAGE, Arena, Slot, address_of
 
 
@@ -104,6 +106,40 @@ def test_trim_really_frees(arena: Arena) -> None:
     arena.free(slot)
     assert arena.trim(slot) == 4 * PAGE
     assert before - rss_anon() >= 3 * PAGE
+
+
+def locked_by_the_system() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmLck:")[1].split()[0]) << 10
+
+
+def test_pinned_pages_are_locked_as_they_become_resident() -> None:
+    before = locked_by_the_system()
+    arena = Arena(4 * PAGE, pinned=True)
+    slot = arena.allocate(2 * PAGE)
+    arena.view(0, PAGE)[:] = bytes(PAGE)
+    if not arena.pinned:
+        pytest.skip("the limit on locked memory is below 2 MiB")
+    assert locked_by_the_system() - before == PAGE
+    arena.free(slot)
+    assert arena.trim() == PAGE
+    assert locked_by_the_system() == before
+    arena.view(0, 2 * PAGE)[:] = bytes(2 * PAGE)
+    assert locked_by_the_system() - before == 2 * PAGE
+    arena.close()
+    assert locked_by_the_system() == before
+
+
+def test_a_refused_lock_leaves_nothing_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = locked_by_the_system()
+    arena = Arena(4 * PAGE, pinned=True)
+    arena.view(0, PAGE)
+    monkeypatch.setattr(pages, "lock_pages", lambda address, nbytes: False)
+    arena.view(PAGE, PAGE)
+    assert not arena.pinned
+    assert locked_by_the_system() == before
+    assert arena.trim() == 2 * PAGE
+    arena.close()
 
 
 def test_close_returns_memory_while_views_live() -> None:

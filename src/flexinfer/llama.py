@@ -102,6 +102,7 @@ class Llama(llama_cpp.Llama):
                 strategy=strategy,
                 weight_memory=None if weight_memory is None else parse_size(weight_memory),
                 window=None if window is None else parse_size(window),
+                memlock=machine.memlock,
             ),
             ledger,
             self._open_reader,
@@ -146,6 +147,11 @@ class Llama(llama_cpp.Llama):
         None for other models, and for one that is in memory as a whole.
         """
         return self._running().residency.experts
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the system keeps locked weights out of swap: `ulimit -l` has to allow it."""
+        return self._running().residency.pinned
 
     @property
     def read_bytes(self) -> int:

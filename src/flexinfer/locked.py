@@ -13,10 +13,10 @@ from flexinfer.pages import Arena, Slot
 
 
 class LockedSet:
-    """Places of locked parts in one arena of `capacity` bytes."""
+    """Places of locked parts in one arena of `capacity` bytes; `pinned` keeps them out of swap."""
 
-    def __init__(self, capacity: int) -> None:
-        self._arena = Arena(capacity) if capacity else None
+    def __init__(self, capacity: int, *, pinned: bool = False) -> None:
+        self._arena = Arena(capacity, pinned=pinned) if capacity else None
         self._slots: dict[Part, Slot] = {}
 
     def __repr__(self) -> str:
@@ -26,6 +26,11 @@ class LockedSet:
     def nbytes(self) -> int:
         """Bytes of the parts that are in memory."""
         return sum(slot.nbytes for part, slot in self._slots.items() if part.address)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the system keeps all of it out of swap."""
+        return self._arena is not None and self._arena.pinned
 
     def arrange(self, spans: Sequence[tuple[Part, int]]) -> None:
         """Reserve places for these parts between passes; only use makes them resident.

@@ -39,13 +39,17 @@ _BLOCK = re.compile(r"\bblk\.(\d+)\.(.+?)(?:\.weight)?\Z")
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is to be opened; see `flexinfer.Llama` for the meaning."""
+    """How a model is to be opened; see `flexinfer.Llama` for the meaning.
+
+    `memlock` is how many bytes may be locked with mlock, None when there is no limit.
+    """
 
     budget: int
     strategy: str = "flex"
     weight_memory: int | None = None
     window: int | None = None
     min_ctx: int = 512
+    memlock: int | None = None
 
 
 @dataclass
@@ -218,8 +222,13 @@ class Opening:
         self._overhead = plan.costs.overhead
         self._ledger.charge("overhead", self._overhead)
         interrupted: list[Engine] = []
+        memlock = self._options.memlock
         residency = Residency(
-            held, plan, self._open_reader(plan.resident), lambda: interrupted[0].check()
+            held,
+            plan,
+            self._open_reader(plan.resident),
+            lambda: interrupted[0].check(),
+            pinned=memlock is None or memlock >= plan.held_bytes,
         )
         self.engine = Engine(residency, self._ledger)
         interrupted.append(self.engine)

@@ -10,6 +10,8 @@ import mmap
 from bisect import bisect_left, insort
 from dataclasses import dataclass
 
+from flexinfer.memlock import lock_pages, unlock_pages
+
 PAGE = 2 << 20
 ALIGNMENT = 4096
 # Address space for a model larger than the machine is refused unless nothing is reserved for it;
@@ -47,11 +49,15 @@ class Arena:
 
     Not for use by several threads at once; its views may be filled by any thread.
 
+    Args:
+        nbytes: of all slots together.
+        pinned: keep what is resident out of swap, as far as the system lets us.
+
     Raises:
         MemoryError: there is no such address space.
     """
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, *, pinned: bool = False) -> None:
         if nbytes <= 0:
             raise ValueError(f"an arena needs at least one byte, not {nbytes}")
         self.nbytes = round_up(nbytes, PAGE)
@@ -66,6 +72,7 @@ class Arena:
         self._holes = [Slot(0, self.nbytes)]
         self._touched = bytearray(self.nbytes // PAGE)
         self._closed = False
+        self.pinned = pinned
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self.used} of {self.nbytes} bytes used"
@@ -96,6 +103,8 @@ class Arena:
         if self._closed or not 0 <= offset <= end <= self.nbytes:
             raise ValueError(f"{self!r} has no range of {nbytes} bytes at {offset}")
         first, last = offset // PAGE, round_up(end, PAGE) // PAGE
+        if self.pinned and 0 in self._touched[first:last]:
+            self._pin(first * PAGE, (last - first) * PAGE)
         self._touched[first:last] = b"\1" * (last - first)
         return self._memory[offset:end]
 
@@ -176,9 +185,17 @@ class Arena:
         pages = slice(start // PAGE, stop // PAGE)
         nbytes = self._touched[pages].count(1) * PAGE
         if nbytes:
+            if self.pinned:
+                unlock_pages(self.address + start, stop - start)
             self._advise(mmap.MADV_DONTNEED, start, stop - start)
             self._touched[pages] = bytes(pages.stop - pages.start)
         return nbytes
+
+    def _pin(self, start: int, nbytes: int) -> None:
+        self.pinned = lock_pages(self.address + start, nbytes)
+        if not self.pinned:
+            # All or nothing: what is locked cannot be given back.
+            unlock_pages(self.address, self.nbytes)
 
     def _advise(self, advice: int, start: int, nbytes: int) -> None:
         self._map.madvise(advice, self._lead + start, nbytes)

@@ -43,10 +43,17 @@ class Residency:
         plan: what stays and what streams.
         reader: of the model's files; closed with the residency.
         check: called while waiting for the drive; raises to stop the wait.
+        pinned: keep locked weights out of swap.
     """
 
     def __init__(
-        self, held: Sequence[Held], plan: Plan, reader: Reader, check: Callable[[], None]
+        self,
+        held: Sequence[Held],
+        plan: Plan,
+        reader: Reader,
+        check: Callable[[], None],
+        *,
+        pinned: bool = False,
     ) -> None:
         self.layouts: dict[int, Layout] = {}
         self.version = 0
@@ -61,7 +68,8 @@ class Residency:
         self.experts: ExpertStore | None = None
         self._missing: list[Part] = []
         # Address space for everything, so that a plan can grow; only what is read is backed.
-        self._locked = LockedSet(sum(one.weight.nbytes + SPAN_SLACK for one in held))
+        capacity = sum(one.weight.nbytes + SPAN_SLACK for one in held)
+        self._locked = LockedSet(capacity, pinned=pinned)
         self._stream = self._new_stream(plan)
         self._hold_experts(plan)
         self._lay_out(plan)
@@ -88,6 +96,11 @@ class Residency:
     def settled(self) -> bool:
         """Everything that is to stay is in memory."""
         return not self._missing
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the system keeps locked weights out of swap."""
+        return self._locked.pinned
 
     @property
     def locked_bytes(self) -> int:
