@@ -67,7 +67,7 @@ EXCEPTIONS: dict[str, set[str]] = {
 # Outside modules that not everybody may import, with those who may.
 RESERVED: dict[str, set[str]] = {
     "ctypes": {"_ggml", "device", "experts_nodes", "graph", "memlock"},
-    "llama_cpp": {"_ggml", "opening"} | LAYERS["surface"],
+    "llama_cpp": {"opening"} | LAYERS["surface"],
     "click": {"cli"},
     "rich": {"cli", "show"},
     "gguf": {"synth"},
@@ -185,6 +185,14 @@ def test_what_needs_no_library_loads_none(code: str) -> None:
 def test_unknown_names_of_the_package() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Lama'"):
         _ = flexinfer.Lama
+
+
+@pytest.mark.native
+def test_a_plan_does_not_wait_for_the_bindings_package() -> None:
+    probe = "from flexinfer.compute_rate import compute_rates; compute_rates([], 1)"
+    loaded = loaded_by(f"import flexinfer.cli.plan; {probe}")
+    assert loaded & {"llama_cpp", "jinja2"} == set()
+    assert "ctypes" in loaded
 
 
 @pytest.mark.native

@@ -25,6 +25,7 @@ from ctypes import (
     c_void_p,
 )
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -289,12 +290,12 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 
 class Library:
-    """The ggml functions of the library that ``libllama.so`` already loaded."""
+    """The ggml functions of the library that ``libllama.so`` loads."""
 
     def __init__(self, folder: Path) -> None:
         self._parts = [
-            # RTLD_NOLOAD would be exact; the soname file is the one libllama mapped, so that
-            # opening it again yields the same handle and the same device registry.
+            # The soname file is the one libllama maps: whoever is first, both have the same handle
+            # and the same device registry.
             ctypes.CDLL(str(folder / f"lib{name}.so.0"))
             for name in ("ggml-base", "ggml-cpu", "ggml")
         ]
@@ -322,11 +323,13 @@ def library() -> Library:
     """Open ggml through the installed llama-cpp-python and check its layouts once.
 
     Raises:
-        UnsupportedError: another ggml version, or a struct that does not fit this mirror.
+        UnsupportedError: no or another ggml, or a struct that does not fit this mirror.
     """
-    import llama_cpp
-
-    native = Library(Path(llama_cpp.__file__).parent / "lib")
+    # Found, not imported: the package takes 0.1 s that a plan need not wait for.
+    package = find_spec("llama_cpp")
+    if package is None or package.origin is None:
+        raise UnsupportedError("llama-cpp-python is not installed; run pip install flexinfer again")
+    native = Library(Path(package.origin).parent / "lib")
     check_abi(native)
     return native
 

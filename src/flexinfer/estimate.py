@@ -7,6 +7,7 @@ measures the same things: there the names below play no part.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flexinfer.gguf import Catalogue
@@ -30,7 +31,8 @@ _TABLES = ("token_embd.weight", "position_embd.weight", "token_types.weight")
 def estimate_weights(catalogue: Catalogue, threads: int) -> list[Weight]:
     """All weights, in about the order in which a graph first uses them."""
     ordered = sorted(catalogue.tensors, key=_place)
-    return [_weight(catalogue, info, threads) for info in ordered]
+    groups = {layer: group for group, layer in enumerate(_expert_layers(catalogue))}
+    return [_weight(catalogue, info, threads, groups) for info in ordered]
 
 
 def estimate_costs(
@@ -115,7 +117,9 @@ def _place(info: TensorInfo) -> tuple[int, int]:
     return (2, 0) if info.name.startswith("output") else (0, 0)
 
 
-def _weight(catalogue: Catalogue, info: TensorInfo, threads: int) -> Weight:
+def _weight(
+    catalogue: Catalogue, info: TensorInfo, threads: int, groups: Mapping[int, int]
+) -> Weight:
     use = _use(catalogue, info)
     block = _BLOCK.search(info.name)
     step = _SLICE_ROWS * threads if use is Use.MATMUL else 0
@@ -133,7 +137,7 @@ def _weight(catalogue: Catalogue, info: TensorInfo, threads: int) -> Weight:
         role=block[2] if block else None,
         experts=info.shape[2] if is_expert else 1,
         used=_integer(catalogue, "expert_used_count", 1) if is_expert else 1,
-        group=_expert_layers(catalogue).index(layer or 0) if is_expert else None,
+        group=groups[layer or 0] if is_expert else None,
     )
 
 
