@@ -7,10 +7,13 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
+from llama_cpp.llama import LlamaState
 
+from flexinfer import state
 from flexinfer.auto import Follower, Move
 from flexinfer.broken import check_parameters
 from flexinfer.device import device
@@ -103,6 +106,7 @@ class Llama(llama_cpp.Llama):
                 weight_memory=None if weight_memory is None else parse_size(weight_memory),
                 window=None if window is None else parse_size(window),
                 memlock=machine.memlock,
+                logits_all=bool(options.get("logits_all")),
             ),
             ledger,
             self._open_reader,
@@ -209,6 +213,48 @@ class Llama(llama_cpp.Llama):
     def sample(self, *arguments: Any, **options: Any) -> int:
         with self._in_use():
             return int(super().sample(*arguments, **options))
+
+    def save_state(self) -> LlamaState:
+        """What was computed so far, as a copy that counts in the budget as long as it lives.
+
+        Raises:
+            BudgetError: it does not fit; see `save_state_file`.
+        """
+        with self._in_use():
+            return state.save_state(self, self._ledger)
+
+    def load_state(self, saved: LlamaState) -> None:
+        """Go on from a state that `save_state` returned, here or of the parent class.
+
+        Raises:
+            RequestError: it is another model's, or larger than the context.
+        """
+        with self._in_use():
+            state.load_state(self, saved)
+
+    def save_state_file(self, path: str | os.PathLike[str]) -> None:
+        """Write what was computed so far to a file, layer by layer.
+
+        Raises:
+            RequestError: nothing was computed, or the file cannot be written.
+        """
+        with self._in_use():
+            state.write_file(self, Path(path), self._ledger)
+
+    def load_state_file(self, path: str | os.PathLike[str]) -> int:
+        """Go on from a file that `save_state_file` wrote; returns the number of its tokens.
+
+        Raises:
+            RequestError: it is no state, another model's, or larger than the context.
+        """
+        with self._in_use():
+            ids = state.read_file(self, Path(path), self._ledger)
+        if ids is None:
+            raise RequestError(
+                f"{os.fspath(path)} is no state of this model that fits the context of "
+                f"{self.n_ctx()}; give another file or a larger n_ctx"
+            )
+        return len(ids)
 
     def close(self) -> None:
         """Free context, model, weights, threads and files; may be called again.

@@ -48,6 +48,7 @@ class Options:
     strategy: str = "flex"
     weight_memory: int | None = None
     window: int | None = None
+    logits_all: bool = False
     min_ctx: int = 512
     memlock: int | None = None
 
@@ -174,6 +175,7 @@ class Opening:
         # The first model bears what the process was before it; later ones what they add.
         base = process_memory() - (self._began if self._ledger.used else 0)
         threads = max(params.n_threads, params.n_threads_batch)
+        vocabulary = binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model))
 
         def costs(ctx: int, ubatch: int) -> Costs:
             measured = self._measure(binding, create, model, params, ctx, ubatch)
@@ -190,7 +192,8 @@ class Opening:
                 ),
                 default=0,
             )
-            overhead = base + GROWTH + measured.work + rows + gathered
+            logits = 4 * vocabulary * ctx if self._options.logits_all else 0
+            overhead = base + GROWTH + measured.work + rows + gathered + logits
             return Costs(overhead, measured.kv, measured.compute)
 
         found = self._find_weights()

@@ -19,7 +19,7 @@ ALIGNMENT = 4096
 RESERVE_NOTHING = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
 
 
-def address_of(buffer: mmap.mmap | memoryview | bytearray) -> int:
+def address_of(buffer: mmap.mmap | memoryview | bytearray | bytes) -> int:
     """Address of the first byte of `buffer`."""
     import numpy as np  # late: a catalogue or a plan needs no numpy
 

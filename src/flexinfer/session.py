@@ -1,18 +1,12 @@
-"""A conversation's KV cache in a file: written and read by llama.cpp piece by piece.
-
-The parent's `save_state` makes several copies of the whole cache in memory; here no copy is larger
-than one tensor's part of it.
-"""
+"""A conversation in two files: its messages, and beside them its KV cache."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import llama_cpp.llama_cpp as binding
 
 from flexinfer.errors import RequestError
 
@@ -48,7 +42,7 @@ def save_session(llm: Llama, path: Path, session: Session) -> None:
     cache, partial = _cache_path(path), path.with_name(path.name + ".part")
     try:
         if ids:
-            _write_cache(llm, ids, cache)
+            llm.save_state_file(cache)
         partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
@@ -73,36 +67,17 @@ def load_session(llm: Llama, path: Path) -> Session:
         usable = document["version"] == _VERSION and document["model"] == _fingerprint(llm)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{path} is not a session of flexinfer; give another file") from error
-    cached = usable and 0 < len(ids) <= llm.n_ctx() and _read_cache(llm, ids, path)
+    cached = usable and 0 < len(ids) <= llm.n_ctx() and _take_over(llm, ids, path)
     return Session(messages, tokens if usable else [], cached)
 
 
-def _write_cache(llm: Llama, ids: list[int], cache: Path) -> None:
-    partial = cache.with_name(cache.name + ".part")
-    tokens = (binding.llama_token * len(ids))(*ids)
-    written = binding.llama_state_seq_save_file(llm.ctx, os.fsencode(partial), 0, tokens, len(ids))
-    if not written:
-        partial.unlink(missing_ok=True)
-        raise RequestError(f"the session's cache cannot be written to {cache}; is the drive full?")
-    partial.replace(cache)
-
-
-def _read_cache(llm: Llama, ids: list[int], path: Path) -> bool:
-    cache = _cache_path(path)
-    if not cache.is_file():
-        return False
-    tokens = (binding.llama_token * llm.n_ctx())()
-    count = binding.ctypes.c_size_t()
-    read = binding.llama_state_seq_load_file(
-        llm.ctx, os.fsencode(cache), 0, tokens, llm.n_ctx(), binding.ctypes.byref(count)
-    )
-    if not read or list(tokens[: count.value]) != ids:
+def _take_over(llm: Llama, ids: list[int], path: Path) -> bool:
+    with contextlib.suppress(RequestError):
+        llm.load_state_file(_cache_path(path))
+        if [int(token) for token in llm.input_ids[: llm.n_tokens]] == ids:
+            return True
         llm.reset()
-        llm._ctx.kv_cache_clear()
-        return False
-    llm.input_ids[: len(ids)] = ids
-    llm.n_tokens = len(ids)
-    return True
+    return False
 
 
 def _cache_path(path: Path) -> Path:
