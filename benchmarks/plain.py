@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from flexinfer.cli.run import _since_start
+from flexinfer.cli.answer import since_start
 from flexinfer.plain import open_plain
 
 
@@ -14,7 +14,7 @@ def main(model: str, prompt: str, tokens: int, ctx: int) -> None:
     llm = open_plain(model, **options)
     times = []
     for _ in llm.generate(llm.tokenize(prompt.encode()), temp=0.0):
-        times.append(_since_start())
+        times.append(since_start())
         if len(times) == tokens:
             break
     rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0

@@ -5,6 +5,7 @@ As a program it asks plain llama.cpp: `python tests/api_calls.py MODEL` prints a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -97,6 +98,15 @@ def _tools(llm: Any) -> Any:
     return call["function"]
 
 
+def _tools_streamed(llm: Any) -> Any:
+    choice = {"type": "function", "function": {"name": "weather"}}
+    parts = llm.create_chat_completion(
+        _MESSAGES, tools=[_TOOL], tool_choice=choice, stream=True, **_GREEDY
+    )
+    calls = [_choice(part)["delta"].get("tool_calls") for part in parts]
+    return [call[0]["function"] for call in calls if call]
+
+
 def _json_schema(llm: Any) -> Any:
     form = {"type": "json_object", "schema": _SCHEMA}
     options = {**_GREEDY, "max_tokens": 40}
@@ -129,6 +139,15 @@ def _embeddings(llm: Any) -> Any:
     return [entry["embedding"] for entry in answer["data"]]
 
 
+def _infill(llm: Any) -> Any:
+    return _choice(llm.create_completion("one two", suffix=" five six", **_GREEDY))
+
+
+def _infill_streamed(llm: Any) -> Any:
+    parts = llm.create_completion("one two", suffix=" five six", stream=True, **_GREEDY)
+    return [_choice(part) for part in parts]
+
+
 def _tokens(llm: Any) -> Any:
     ids = llm.tokenize(b"one <s> two", special=True)
     return ids, llm.detokenize(ids).decode("utf-8", "replace"), llm.token_bos(), llm.token_eos()
@@ -147,7 +166,8 @@ def _state(llm: Any) -> Any:
     before = _some(llm)
     llm.reset()
     llm.load_state(state)
-    return before, _some(llm), state.n_tokens
+    digest = hashlib.sha256(state.llama_state).hexdigest()
+    return before, _some(llm), state.n_tokens, state.llama_state_size, digest
 
 
 def _some(llm: Any) -> list[int]:
@@ -223,13 +243,18 @@ CALLS: dict[str, Call] = {
     "stop": Call(_stopped),
     "chat": Call(_chat),
     "chat streamed": Call(_chat_streamed),
+    "chat in another format": Call(_chat, {"chat_format": "chatml"}),
     "tools": Call(_tools),
+    "tools streamed": Call(_tools_streamed, {"chat_format": "chatml-function-calling"}),
     "json schema": Call(_json_schema),
     "grammar": Call(_grammar),
     "logprobs": Call(_logprobs, {"logits_all": True}),
     "chat logprobs": Call(_chat_logprobs, {"logits_all": True}),
     "embedding": Call(_embedding, {"embedding": True}),
     "embeddings of several": Call(_embeddings, {"embedding": True}),
+    "infill": Call(_infill),
+    "infill streamed": Call(_infill_streamed),
+    "infill, suffix first": Call(_infill, {"spm_infill": True}),
     "tokens": Call(_tokens),
     "eval and sample": Call(_eval_and_sample, {"logits_all": True}),
     "state": Call(_state),

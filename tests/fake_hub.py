@@ -27,6 +27,7 @@ class FakeHub:
 
     Attributes:
         token: when set, requests without it are refused.
+        most: when set, more bytes than that are refused in one answer.
         stall_after: when set, the next download stands still after so many bytes, once.
     """
 
@@ -36,6 +37,7 @@ class FakeHub:
         self.log = Log()
         self.token: str | None = None
         self.gated = False
+        self.most: int | None = None
         self.stall_after: int | None = None
         self.stalled = threading.Event()
         hub = self
@@ -106,6 +108,10 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if wanted:
             first, last = int(wanted[1]), min(int(wanted[2] or last), last)
+        most = self.owner.most
+        if self.command == "GET" and most is not None and last - first >= most:
+            self._refuse(403, "TooLarge")
+            return
         self.send_response(206 if wanted else 200)
         self.send_header("X-Repo-Commit", _COMMIT)
         self.send_header("ETag", f'"{_etag(file)}"')

@@ -16,7 +16,7 @@ from fake_hub import FakeHub
 
 from flexinfer import hub
 from flexinfer.errors import ModelNotFoundError, RequestError
-from flexinfer.hub import Reference, choose
+from flexinfer.hub_choice import Reference, choose
 
 REPO = "someone/tiny"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -178,9 +178,40 @@ def test_a_broken_download_goes_on_in_the_next_process(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).read_bytes() == model.read_bytes()
     ranges = [r for m, p, r in fake_hub.log.requests if m == "GET" and "resolve" in p]
-    assert ranges == [None, f"bytes={20 << 20}-"]
+    assert ranges == [f"bytes=0-{size - 1}", f"bytes={20 << 20}-{size - 1}"]
     assert fake_hub.log.sent == (25 << 20) + size - (20 << 20)
     assert len(_blobs(tmp_path)) == 1
+
+
+def test_a_file_too_large_for_one_request_comes_in_pieces(
+    fake_hub: FakeHub, tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    model = fake_hub.folder / "tiny-Q8_0.gguf"
+    size = model.stat().st_size
+    piece = 4 << 20
+    fake_hub.most = piece
+    # What the hub does with 50 GB, here with 4 MiB.
+    code = f"""
+from huggingface_hub import constants
+from flexinfer import hub, hub_download
+constants.MAX_HTTP_DOWNLOAD_SIZE = hub_download._PIECE = {piece}
+print(hub.download("hf:{REPO}"))
+"""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": fake_hub.endpoint,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).read_bytes() == model.read_bytes()
+    ranges = [r for m, p, r in fake_hub.log.requests if m == "GET" and "resolve" in p]
+    assert len(ranges) == -(-size // piece) > 2
+    assert fake_hub.log.sent == size
+    assert "100%" in done.stderr
 
 
 def test_what_does_not_fit_is_not_downloaded(run: Run, fake_hub: FakeHub, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "system": {
         *("auto", "cgroup", "checkup", "estimate", "groups"),
-        *("hub", "hub_download", "machine", "probe", "rates"),
+        *("hub", "hub_choice", "hub_download", "machine", "probe", "rates"),
     },
     "native": {"_ggml", "compute_rate", "device", "experts_nodes", "graph", "operands"},
     "engine": {"engine", "guard", "opening"},

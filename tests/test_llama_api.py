@@ -69,6 +69,11 @@ def test_the_adapter_has_an_effect(plain: dict[str, Any]) -> None:
     assert plain["adapter"] != plain["completion"]
 
 
+def test_infill_sees_the_suffix_in_its_place(plain: dict[str, Any]) -> None:
+    texts = [plain[name]["text"] for name in ("infill", "infill, suffix first")]
+    assert len({*texts, plain["completion"][0]["text"]}) == 3
+
+
 def test_the_parents_attributes_are_there(streamed: Callable[..., Any], model: str) -> None:
     llm = streamed()
     assert llm.model_path == model

@@ -93,7 +93,8 @@ def test_weights_give_way_to_a_state_and_stay_exact(llm: Llama) -> None:
     _leave(llm, _states(llm) // 2)
     again = llm.save_state()
     assert llm.plan.held_bytes < before
-    assert llm._ledger.free is not None and llm._ledger.free >= 0
+    assert llm._ledger.free is not None
+    assert llm._ledger.free >= 0
     llm.load_state(start)
     assert _some(llm) == expected
     del again

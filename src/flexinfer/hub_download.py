@@ -10,11 +10,12 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-# The hub gives larger files by its own protocol only, which the client speaks.
-_MOST = 50 * 10**9
+# So much is asked for at a time: the hub answers no request of over 50 GB, and an address that it
+# refers to expires after a while.
+_PIECE = 4 * 10**9
 _SUFFIX = ".flexinfer-part"
 
 
@@ -28,8 +29,8 @@ def fetch(repo: str, file: str) -> str:
 
     url = hf_hub_url(repo, file)
     metadata = get_hf_file_metadata(url)
-    if metadata.etag and metadata.size and metadata.size <= _MOST:
-        _fetch_blob(_blob(repo, metadata.etag), url, metadata.location, metadata.size)
+    if metadata.etag and metadata.size:
+        _fetch_blob(_blob(repo, metadata.etag), url, metadata.size)
     return str(hf_hub_download(repo, file))
 
 
@@ -54,7 +55,9 @@ def _part(blob: Path) -> Path:
     return blob.with_name(blob.name + _SUFFIX)
 
 
-def _fetch_blob(blob: Path, url: str, location: str, size: int) -> None:
+def _fetch_blob(blob: Path, url: str, size: int) -> None:
+    from huggingface_hub.utils import tqdm
+
     if blob.exists():
         return
     blob.parent.mkdir(parents=True, exist_ok=True)
@@ -66,23 +69,34 @@ def _fetch_blob(blob: Path, url: str, location: str, size: int) -> None:
             return  # another process is at it; the client downloads on its own
         if os.fstat(part.fileno()).st_size > size:
             part.truncate(0)
-        _append(part, url, location, size)
-        if os.fstat(part.fileno()).st_size == size:
-            os.replace(part.name, blob)
+        have = part.seek(0, os.SEEK_END)
+        name = Path(urlsplit(url).path).name
+        with tqdm(desc=name, total=size, initial=have, unit="B", unit_scale=True) as progress:
+            while have < size:
+                stop = min(have + _PIECE, size)
+                _append(part, url, have, stop, progress)
+                have = part.seek(0, os.SEEK_END)
+        os.replace(part.name, blob)
 
 
-def _append(part: BinaryIO, url: str, location: str, size: int) -> None:
+def _append(part: BinaryIO, url: str, have: int, stop: int, progress: Any) -> None:
+    """Fetch bytes `have` to `stop`."""
+    from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils._headers import build_hf_headers
 
+    location = get_hf_file_metadata(url).location
     headers = build_hf_headers()
     if urlsplit(url).netloc != urlsplit(location).netloc:
         # The token is for the hub, not for the store that it refers to.
         headers.pop("authorization", None)
+    # The client takes what is there already off the range.
+    headers["Range"] = f"bytes=0-{stop - 1}"
     http_get(
         location,
         part,
-        resume_size=part.seek(0, os.SEEK_END),
+        resume_size=have,
         headers=headers,
-        expected_size=size,
+        expected_size=stop,
+        _tqdm_bar=progress,
     )

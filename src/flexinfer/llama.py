@@ -54,6 +54,7 @@ class Llama(llama_cpp.Llama):
         weight_memory: a cap on locked weights and window alone; the process is then not limited.
         strategy: which weights stay; see `flexinfer.strategies`.
         window: bytes of the window that streamed weights pass through; planned by default.
+        catalogue: the file's header, where it was read already.
         on_move: with ``memory="auto"``, is told each change of the budget.
         **options: whatever `llama_cpp.Llama` takes, except what places weights.
 
@@ -71,6 +72,7 @@ class Llama(llama_cpp.Llama):
         weight_memory: str | int | None = None,
         strategy: str = "flex",
         window: str | int | None = None,
+        catalogue: Catalogue | None = None,
         on_move: Callable[[Move], None] = lambda move: None,
         **options: Any,
     ) -> None:
@@ -84,7 +86,7 @@ class Llama(llama_cpp.Llama):
         if strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise RequestError(f"there is no strategy {strategy!r}; take one of {known}")
-        self.catalogue: Catalogue = read_catalogue(model_path)
+        self.catalogue: Catalogue = catalogue or read_catalogue(model_path)
         check_parameters(self.catalogue)
         machine = Machine.detect()
         _fill_defaults(options, machine, self.catalogue)

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli.messages import messages
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import KV_TYPES, engine_options, llama_options, sampling_options
+from flexinfer.cli.options import (
+    KV_TYPES,
+    Sampling,
+    engine_options,
+    llama_options,
+    sampling_options,
+)
 from flexinfer.errors import RequestError
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
     from flexinfer.conversation import Conversation
+    from flexinfer.gguf import Catalogue
     from flexinfer.llama import Llama
 
 _MAX_CONTEXT = 4096
 _MIN_CONTEXT = 512
 _UBATCH = 128
-_BLOCK = '"""'
 _HELP = """\
 /clear   forget the conversation        /speed   switch the line of speed on or off
 /save    write the session now          /exit    leave (as Ctrl-D does)
@@ -52,12 +58,7 @@ def command(
     limit: int | None,
     ctx: int | None,
     ubatch: int | None,
-    temp: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    seed: int | None,
-    stop: tuple[str, ...],
+    sampling: Sampling,
     speed: bool,
     verbose: bool,
     **engine: Any,
@@ -66,36 +67,35 @@ def command(
 
     Earlier turns are not computed again.
     """
-    model = local_model(model, engine)
-    context = ctx or _context(model, engine)
+    catalogue = local_model(model, engine)
+    context = ctx or _context(catalogue, engine)
     from flexinfer.conversation import Conversation
     from flexinfer.llama import Llama
 
     with Llama(
-        model,
+        catalogue.paths[0],
+        catalogue=catalogue,
         n_ctx=context,
         n_batch=max(ubatch or _UBATCH, _UBATCH),
         n_ubatch=ubatch or _UBATCH,
-        seed=seed if seed is not None else int.from_bytes(os.urandom(4), "little"),
+        seed=sampling.seed,
         verbose=verbose,
         **llama_options(**engine),
     ) as llm:
         click.echo(llm.plan.mode, err=True)
-        talk = Conversation(llm, system, temp=temp, top_k=top_k, top_p=top_p, min_p=min_p)
+        talk = Conversation(llm, system, **sampling.arguments)
         if not talk.has_template:
             click.echo("the model has no chat template: turns are plain text", err=True)
-        chat = _Chat(llm, talk, session, speed, stop, -1 if limit is None else limit)
+        chat = _Chat(llm, talk, session, speed, sampling.stop, -1 if limit is None else limit)
         chat.resume()
         chat.run()
 
 
-def _context(model: str, engine: dict[str, Any]) -> int:
+def _context(catalogue: Catalogue, engine: dict[str, Any]) -> int:
     """The model's own context, at most 4096, halved until its cache fits half of the budget."""
     from flexinfer.estimate import estimate_costs
-    from flexinfer.gguf import read_catalogue
     from flexinfer.machine import Machine
 
-    catalogue = read_catalogue(model)
     trained = catalogue.parameter("context_length", _MAX_CONTEXT)
     context = min(_MAX_CONTEXT, trained if isinstance(trained, int) else _MAX_CONTEXT)
     kind = KV_TYPES[engine["kv_type"]]
@@ -147,7 +147,7 @@ class _Chat:
                 import readline  # noqa: F401  (line editing and history for input())
 
             click.echo("/help lists commands, Ctrl-D leaves", err=True)
-        for text in _messages():
+        for text in messages():
             if text == "/exit":
                 break
             action = self._commands.get(text)
@@ -204,29 +204,3 @@ class _Chat:
 
 def _help() -> None:
     click.echo(_HELP, err=True)
-
-
-def _messages() -> Iterator[str]:
-    """What is typed, message by message; Ctrl-C at the prompt drops the line."""
-    while True:
-        try:
-            text = _message()
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            click.echo(err=True)
-            continue
-        if text.strip():
-            yield text
-
-
-def _message() -> str:
-    shown = sys.stdin.isatty()
-    line = input("> " if shown else "")
-    if line.strip() == _BLOCK:
-        return "\n".join(iter(lambda: input(". " if shown else ""), _BLOCK))
-    lines = [line]
-    while lines[-1].endswith("\\"):
-        lines[-1] = lines[-1][:-1]
-        lines.append(input(". " if shown else ""))
-    return "\n".join(lines)

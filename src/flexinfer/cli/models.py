@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,8 +23,8 @@ def catalogue_of(model: str) -> Catalogue:
     return hub.read_remote(model) if hub.is_reference(model) else read_catalogue(model)
 
 
-def local_model(model: str, engine: dict[str, Any]) -> str:
-    """A path for `model`; what is on the hub is downloaded once it is known to fit.
+def local_model(model: str, engine: dict[str, Any]) -> Catalogue:
+    """The header of `model` here; what is on the hub is downloaded once it is known to fit.
 
     Args:
         engine: what `engine_options` collected.
@@ -34,13 +33,14 @@ def local_model(model: str, engine: dict[str, Any]) -> str:
         BudgetError: the model cannot run in this budget; nothing was downloaded.
     """
     from flexinfer import hub
+    from flexinfer.gguf import read_catalogue
 
     if not hub.is_reference(model):
-        return model
+        return read_catalogue(model)
     _require_fit(hub.read_remote(model), engine)
-    path = os.fspath(hub.download(model))
+    path = hub.download(model)
     click.echo(f"{model} is {path}", err=True)
-    return path
+    return read_catalogue(path)
 
 
 def _require_fit(catalogue: Catalogue, engine: dict[str, Any]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
@@ -80,18 +83,47 @@ def engine_options(command: Command) -> Command:
     )
 
 
-def sampling_options(command: Command) -> Command:
-    """How the next token is chosen."""
+@dataclass(frozen=True)
+class Sampling:
+    """What `sampling_options` collected; `stop` are texts that end the answer."""
+
+    temp: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+    stop: tuple[str, ...]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `Llama.generate`."""
+        return {name: getattr(self, name) for name in ("temp", "top_k", "top_p", "min_p")}
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How the next token is chosen: the command gets a `Sampling` as `sampling`."""
+    names = [field.name for field in fields(Sampling)]
+
+    @wraps(command)
+    def sampled(**options: Any) -> Any:
+        sampling = Sampling(**{name: options.pop(name) for name in names})
+        return command(sampling=sampling, **options)
+
     return _apply(
         [
             click.option("--temp", type=click.FloatRange(0), default=0.8, show_default=True),
             click.option("--top-k", type=int, default=40, show_default=True),
             click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True),
             click.option("--min-p", type=click.FloatRange(0, 1), default=0.05, show_default=True),
-            click.option("--seed", type=int, help="Default: a new one each time."),
+            click.option(
+                "--seed",
+                type=int,
+                default=lambda: int.from_bytes(os.urandom(4), "little"),
+                help="Default: a new one each time.",
+            ),
             click.option("--stop", multiple=True, help="Stop before this text; may be repeated."),
         ],
-        command,
+        sampled,
     )
 
 

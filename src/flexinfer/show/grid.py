@@ -31,7 +31,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows are kinds of tensors, columns are layers; `others` are weights outside of layers."""
+    """Rows are kinds of tensors, columns are layers; `others` are weights outside of layers.
+
+    Of these, what is below a thousandth of the model is left out.
+    """
 
     layers: tuple[int, ...]
     kinds: tuple[str, ...]
@@ -45,7 +48,8 @@ class Grid:
         for weight, rows in zip(plan.weights, plan.locked_rows, strict=True):
             cell = _cell(plan, weight, rows)
             if weight.layer is None:
-                others[weight.name.removesuffix(".weight")] = cell
+                if weight.nbytes * 1000 >= plan.weight_bytes:
+                    others[weight.name.removesuffix(".weight")] = cell
                 continue
             # Norms, biases and the like: too small to be seen beside matrices.
             kind = "small" if weight.use is Use.WHOLE else weight.role or "other"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -45,8 +46,7 @@ def picture(plan: Plan, width: int = 100) -> RenderableType:
         cells = [_sum(grid, kind, band) for band in bands]
         table.add_row(Text(kind), _line(cells), _figures(grid.total(kind)))
     for name, cell in grid.others.items():
-        if cell.nbytes >= plan.weight_bytes // 1000:
-            table.add_row(Text(name), _line([cell]), _figures(cell))
+        table.add_row(Text(name), _line([cell]), _figures(cell))
     return Group(table, _legend(grid, bands))
 
 
@@ -54,16 +54,15 @@ def memory_bar(plan: Plan, width: int = _BAR) -> RenderableType:
     """What the budget is spent on, as one bar, and the figures under it."""
     parts = memory_parts(plan)
     total = sum(parts.values()) or 1
-    bar, legend = Text(), Text()
+    bar, legend = Text(), []
     at = drawn = 0
     for name, nbytes in parts.items():
         at += nbytes
         stop = round(width * at / total)
         bar.append("█" * (stop - drawn), _COLOURS[name])
         drawn = stop
-        legend.append("█ ", _COLOURS[name])
-        legend.append(f"{name} {format_size(nbytes)}   ")
-    return Group(bar, legend)
+        legend.append(Text.assemble(("█ ", _COLOURS[name]), f"{name} {format_size(nbytes)}"))
+    return Group(bar, Columns(legend, padding=(0, 3)))
 
 
 def curve(points: Sequence[tuple[int, float]], here: int, width: int = 40) -> RenderableType:
