@@ -31,7 +31,7 @@ LAYERS: dict[str, set[str]] = {
         *("auto", "cgroup", "checkup", "estimate", "groups"),
         *("hub", "hub_choice", "hub_download", "machine", "probe", "rates"),
     },
-    "native": {"_ggml", "compute_rate", "device", "experts_nodes", "graph", "operands"},
+    "native": {"_ggml", "aborts", "compute_rate", "device", "experts_nodes", "graph", "operands"},
     "engine": {"engine", "guard", "opening"},
     "show": {"show"},
     "surface": {

@@ -106,6 +106,7 @@ GetDevice = CFUNCTYPE(c_void_p, c_void_p, c_size_t)
 GetProcAddress = CFUNCTYPE(c_void_p, c_void_p, c_char_p)
 SetThreads = CFUNCTYPE(None, c_void_p, c_int)
 SetAbortCallback = CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
+OnAbort = CFUNCTYPE(None, c_char_p)
 
 
 class BufferTypeInterface(Structure):
@@ -285,6 +286,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_free": (None, [c_void_p]),
     "ggml_backend_reg_dev_get": (c_void_p, [c_void_p, c_size_t]),
     "ggml_backend_register": (None, [c_void_p]),
+    "ggml_set_abort_callback": (c_void_p, [c_void_p]),
     "ggml_backend_buffer_init": (c_void_p, [c_void_p, BufferInterface, c_void_p, c_size_t]),
 }
 

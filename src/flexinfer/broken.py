@@ -12,6 +12,9 @@ from flexinfer.gguf import Catalogue
 
 _MAX_LAYERS = 512
 _MAX_EXPERTS = 1024
+_MAX_U32 = 2**32 - 1
+# llama.cpp adds the size of a batch to it in 32 bits.
+_MAX_SLIDING_WINDOW = 1 << 30
 _EPSILONS = tuple(
     f"attention.{name}_epsilon" for name in ("layer_norm", "layer_norm_rms", "group_norm")
 )
@@ -32,6 +35,8 @@ def check_parameters(catalogue: Catalogue) -> None:
                 f"{catalogue.paths[0]}: {catalogue.architecture}.{key} is {epsilon}, not a number "
                 "from 0; fetch or convert the model again"
             )
+    _check_temperature(catalogue)
+    _require(catalogue, "attention.sliding_window", None, 0, _MAX_SLIDING_WINDOW)
     layers = _number(catalogue, "block_count")
     if layers is not None:
         _require(catalogue, "block_count", layers, 1, _MAX_LAYERS)
@@ -54,6 +59,13 @@ def check_parameters(catalogue: Catalogue) -> None:
             )
         if groups > 1:
             _require(catalogue, "expert_group_used_count", None, 1, groups)
+
+
+def _check_temperature(catalogue: Catalogue) -> None:
+    """DeepSeek 2 divides positions by this length as soon as it scales at all."""
+    scale = catalogue.parameter("attention.temperature_scale", 0.0)
+    if catalogue.architecture == "deepseek2" and scale != 0:
+        _require(catalogue, "attention.temperature_length", None, 1, _MAX_U32)
 
 
 def _require(catalogue: Catalogue, key: str, value: int | None, least: int, most: int) -> None:

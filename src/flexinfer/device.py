@@ -15,10 +15,13 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from flexinfer import _ggml
 from flexinfer._ggml import Buffer, BufferInterface, CGraph, Tensor
+from flexinfer.aborts import Aborts
+
+T = TypeVar("T")
 
 _NAME = ctypes.create_string_buffer(b"FlexInfer")
 
@@ -131,6 +134,7 @@ class Device:
         self._failures: dict[int, BaseException] = {}
         self.allocations: Allocations | None = None
         self.graphs_entered = 0
+        self._aborts = Aborts()
         self._build()
         native.ggml_backend_register(ctypes.addressof(self._reg))
 
@@ -176,6 +180,27 @@ class Device:
             yield measuring
         finally:
             self._local.measuring = None
+
+    def attempt(self, call: Callable[[], T], path: str, undo: Callable[[T], object]) -> T:
+        """The result of a call into llama.cpp in this thread's scopes; survives ggml's abort.
+
+        `undo` frees a result that nobody gets.
+
+        Raises:
+            ModelFileError: ggml would have ended the process.
+            Exception: one that a callback kept.
+        """
+        scopes = dict(vars(self._local))
+
+        def inside() -> T:
+            vars(self._local).update(scopes)
+            result = call()
+            failure = self.take_failure()
+            if failure is not None:
+                raise failure
+            return result
+
+        return self._aborts.survive(inside, path, undo)
 
     def own(self, loading: Loading, runner: Runner) -> None:
         """Graphs that use these weights go to `runner` from now on."""

@@ -161,7 +161,8 @@ def _require_model(first: Catalogue, tensors: int) -> None:
         )
     if not tensors:
         raise ModelFileError(f"{path} holds no tensors: it is a vocabulary, not a model")
-    if not isinstance(first.metadata.get("general.architecture"), str):
+    architecture = first.metadata.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture.isprintable():
         raise ModelFileError(f"{path} does not name its architecture; convert the model again")
 
 

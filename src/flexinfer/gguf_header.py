@@ -160,6 +160,8 @@ def _name(cursor: Cursor, what: str) -> str:
         cursor.fail(f"{what} is not UTF-8", at)
     if not name:
         cursor.fail(f"{what} is empty", at)
+    if not name.isprintable():  # names are parts of messages, which are one line
+        cursor.fail(f"{what} has characters that cannot be printed: {name[:80]!r}", at)
     return name
 
 

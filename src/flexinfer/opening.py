@@ -115,7 +115,7 @@ class Opening:
         def load_ours(path: bytes, params: Any) -> Any:
             if threading.get_ident() != me:
                 return load(path, params)
-            return self._load(load, path, params)
+            return self._load(binding, load, path, params)
 
         def create_ours(model: Any, params: Any) -> Any:
             if threading.get_ident() != me:
@@ -133,7 +133,7 @@ class Opening:
 
     # -- loading ------------------------------------------------------------------------------
 
-    def _load(self, load: Callable[..., Any], path: bytes, params: Any) -> Any:
+    def _load(self, binding: Any, load: Callable[..., Any], path: bytes, params: Any) -> Any:
         params.devices = self._device.device_list
         params.n_gpu_layers = _ALL_LAYERS
         params.split_mode = 1  # LLAMA_SPLIT_MODE_LAYER
@@ -142,8 +142,7 @@ class Opening:
         params.use_extra_bufts = False
         params.no_host = False
         with self._device.loading() as loading:
-            model = load(path, params)
-        self._raise_kept()
+            model = self._attempt(lambda: load(path, params), binding.llama_model_free)
         if model is None:
             raise ModelFileError(
                 f"{os.fsdecode(path)}: llama.cpp does not load this model "
@@ -152,10 +151,8 @@ class Opening:
         self._loading = loading
         return model
 
-    def _raise_kept(self) -> None:
-        failure = self._device.take_failure()
-        if failure is not None:
-            raise failure
+    def _attempt(self, call: Callable[[], Any], undo: Callable[[Any], object]) -> Any:
+        return self._device.attempt(call, self._catalogue.paths[0], undo)
 
     # -- planning -----------------------------------------------------------------------------
 
@@ -164,9 +161,7 @@ class Opening:
             return create(model, params)
         if self.engine is None:
             self._open_engine(binding, create, model, params)
-        context = create(model, params)
-        self._raise_kept()
-        return context
+        return self._attempt(lambda: create(model, params), binding.llama_free)
 
     def _open_engine(
         self, binding: Any, create: Callable[..., Any], model: Any, params: Any
@@ -315,16 +310,14 @@ class Opening:
             self._note_uses(address)
 
         with self._device.measuring(on_graph) as measuring:
-            context = create(model, trial)
+            context = self._attempt(lambda: create(model, trial), binding.llama_free)
             if context is None:
-                self._raise_kept()
                 raise EngineError(
                     f"llama.cpp creates no context of {ctx} tokens for this model; "
                     "run with verbose=True to see why"
                 )
             measuring.collect()
             binding.llama_free(context)
-        self._raise_kept()
         measured = _Measured(measuring.other, measuring.compute, work)
         self._measured[ctx, ubatch] = measured
         return measured
@@ -333,7 +326,7 @@ class Opening:
         assert self._loading is not None
         weights = {weight.address: weight for weight in self._loading.weights}
         nodes = graph.read_nodes(graph_address)
-        check_operands(nodes, weights)
+        check_operands(nodes, weights, self._catalogue.paths[0])
         graph.note_expert_uses(nodes, weights, self._routing)
         for address, use in graph.weight_uses(nodes, weights).items():
             known = self._uses.setdefault(address, use)

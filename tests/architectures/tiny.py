@@ -20,6 +20,13 @@ import numpy as np
 
 _LIST = Path(__file__).with_name("models.jsonl")
 _STDEV = 0.1
+_NUMBERS: dict[str, Any] = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "F64": np.float64,
+    "I8": np.int8,
+    "I32": np.int32,
+}
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +58,7 @@ def write_model(model: dict[str, Any], path: Path) -> Path:
         values = random.standard_normal(shape[::-1], np.float32) * np.float32(_STDEV)
         if "ssm_a" in tensor:  # the decay of a state space model is negative
             values = -np.abs(values)
-        writer.add_tensor(tensor, values.astype(np.float16 if kind == "F16" else np.float32))
+        writer.add_tensor(tensor, values.astype(_NUMBERS[kind]))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,10 +1,11 @@
 """Hostile model files: opened and run in a child each, which must end by itself with a clear error.
 
-    python headers.py INPUTS [SEED]
+    python headers.py INPUTS [SEED] [--seconds SECONDS]
 
-Mutates tiny models of several architectures: bytes of the header, values of the metadata, shapes
-and types of tensors, truncation. Prints one JSON document: inputs, outcomes, and the numbers of
-those that crashed, hung or took too much memory; ``--only NUMBER`` runs one of them again.
+Mutates tiny models of all architectures: bytes of the header, values of the metadata, shapes
+and types of tensors, truncation. Prints one JSON document: inputs, seconds, outcomes, and the
+numbers of those that crashed, hung or took too much memory, by what ggml said last;
+``--only NUMBER`` runs one of them again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -31,7 +33,7 @@ from architectures import tiny
 from flexinfer import Llama
 from flexinfer.errors import FlexInferError
 
-SEEDS = ("llama-dense", "llama-moe", "mamba-dense", "gemma3-dense", "bert-dense", "deepseek2-moe")
+_TYPES = ("F32", "F16", "F16", "I8", "I32", "F64")
 _NUMBERS = (0, 1, 2, 3, 7, 255, 4096, 65535, 2**31 - 1, 2**31, 2**32 - 1)
 _ADDRESS_SPACE = 8 << 30
 # Of the processor, and on the clock: other work may have the machine meanwhile.
@@ -44,9 +46,9 @@ _RAN, _REJECTED, _BY_LLAMA, _OTHER = 0, 10, 11, 12
 def mutant(number: int, folder: Path) -> Path:
     """Write input `number`."""
     chance = random.Random(number)
-    name = chance.choice(SEEDS)
+    name = chance.choice(sorted(tiny.models()))
     model = copy.deepcopy(tiny.models()[name])
-    model["blocks"] = model["metadata"]["*.block_count"][1]
+    model.setdefault("blocks", model["metadata"]["*.block_count"][1])
     kind = chance.choice(("bytes", "bytes", "metadata", "metadata", "tensors", "cut"))
     if kind == "metadata":
         for _ in range(chance.randint(1, 2)):
@@ -97,7 +99,7 @@ def _change_tensors(model: dict[str, Any], chance: random.Random) -> None:
     if change == "dimension":
         sizes = [*sizes, 2] if len(sizes) < 4 else sizes[:2]
     if change == "type":
-        kind = "F16" if kind == "F32" else "F32"
+        kind = chance.choice([other for other in _TYPES if other != kind])
     tensors[at] = " ".join([name, kind, "x".join(map(str, sizes)), *rest])
 
 
@@ -135,29 +137,37 @@ def _batch() -> Any:
 
 
 def outcome(number: int, folder: Path, quiet: bool = True) -> str:
-    """Run input `number` in a child; how it ended."""
+    """Run input `number` in a child; how it ended, and what it said last when that was a crash."""
     path = mutant(number, folder)
+    said = folder / "said"
     child = os.fork()
     if not child:
         if quiet:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.dup2(null, 2)
+            output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
         # llama.cpp's abort would start a debugger for a trace.
         os.environ["GGML_NO_BACKTRACE"] = "1"
         os._exit(_child(path, quiet))
     _, status = os.waitpid(child, 0)
     path.unlink()
     if os.WIFSIGNALED(status):
-        return f"signal {signal.Signals(os.WTERMSIG(status)).name}"
+        return f"signal {signal.Signals(os.WTERMSIG(status)).name}: {_last_line(said)}"
     names = {_RAN: "ran", _REJECTED: "rejected", _BY_LLAMA: "rejected by llama.cpp"}
-    return names.get(os.WEXITSTATUS(status), "unexpected error")
+    return names.get(os.WEXITSTATUS(status), f"unexpected error: {_last_line(said)}")
+
+
+def _last_line(said: Path) -> str:
+    lines = said.read_text("utf-8", "replace").splitlines() if said.exists() else []
+    # Where llama.cpp was compiled is of no interest.
+    return lines[-1].rpartition("llama.cpp/")[2] if lines else "nothing said"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("inputs", type=int)
     parser.add_argument("seed", type=int, nargs="?", default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more then")
     parser.add_argument("--only", type=int)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -167,12 +177,17 @@ def main() -> None:
         outcomes: Counter[str] = Counter()
         findings: dict[str, list[int]] = {}
         first = arguments.seed * 1_000_000
+        began = time.monotonic()
         for number in range(first, first + arguments.inputs):
+            if time.monotonic() - began > arguments.seconds:
+                break
             found = outcome(number, Path(folder))
-            outcomes[found] += 1
+            outcomes[found.split(":")[0]] += 1
             if found.startswith(("signal", "unexpected")):
                 findings.setdefault(found, []).append(number)
-    print(json.dumps({"inputs": outcomes.total(), "outcomes": outcomes, "findings": findings}))
+    seconds = round(time.monotonic() - began)
+    found = {"inputs": outcomes.total(), "seconds": seconds, "outcomes": outcomes}
+    print(json.dumps(found | {"findings": findings}, indent=1))
 
 
 if __name__ == "__main__":
