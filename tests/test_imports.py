@@ -36,7 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "show": {"show"},
     "surface": {
         *("", "__main__", "bench", "cli", "conversation", "generation"),
-        *("llama", "plain", "projector", "session", "state", "vocabulary"),
+        *("llama", "plain", "session", "state", "vocabulary"),
     },
     "synth": {"synth"},
 }

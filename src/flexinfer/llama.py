@@ -27,7 +27,6 @@ from flexinfer.machine import Machine
 from flexinfer.opening import Opening, Options, process_ledger
 from flexinfer.plan import Plan
 from flexinfer.planner import margin
-from flexinfer.projector import ACCOUNT, load_projector
 from flexinfer.rates import drive_for, measure_rates
 from flexinfer.reader import Reader, open_reader
 from flexinfer.sizes import parse_size
@@ -80,7 +79,6 @@ class Llama(llama_cpp.Llama):
         self._engine: Engine | None = None
         self._opening: Opening | None = None
         self._follower: Follower | None = None
-        self._projector = 0
         self._use = threading.RLock()
         self._process = os.getpid()
         self._stack = contextlib.ExitStack()
@@ -122,7 +120,6 @@ class Llama(llama_cpp.Llama):
             with opening.around():
                 super().__init__(os.fspath(model_path), **options)
             self._finish(opening)
-            self._projector = load_projector(self, self.chat_handler, ledger)
             if memory == "auto":
                 self._follower = Follower(weakref.proxy(self), moved=on_move)
         except BaseException:
@@ -275,9 +272,6 @@ class Llama(llama_cpp.Llama):
         with self._use:
             super().close()
             self._engine = None
-            if self._projector:
-                self._ledger.release(ACCOUNT, self._projector)
-                self._projector = 0
             opening, self._opening = self._opening, None
             if opening is not None:
                 opening.close()
