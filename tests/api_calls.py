@@ -245,7 +245,10 @@ CALLS: dict[str, Call] = {
     "chat streamed": Call(_chat_streamed),
     "chat in another format": Call(_chat, {"chat_format": "chatml"}),
     "tools": Call(_tools),
-    "tools streamed": Call(_tools_streamed, {"chat_format": "chatml-function-calling"}),
+    # Its prompt, which explains the tools, has 559 tokens here.
+    "tools streamed": Call(
+        _tools_streamed, {"chat_format": "chatml-function-calling", "n_ctx": 1024}
+    ),
     "json schema": Call(_json_schema),
     "grammar": Call(_grammar),
     "logprobs": Call(_logprobs, {"logits_all": True}),

@@ -60,7 +60,9 @@ class Aborts:
             ModelFileError: ggml would have ended the process; names the model and the condition.
         """
         made: _Call[T] = _Call(call)
-        thread = threading.Thread(target=self._run, args=(made,), name="flexinfer-open", daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(made,), name="flexinfer-open", daemon=True
+        )
         with _interrupts_later() as pressed:
             thread.start()
             made.over.wait()

@@ -56,7 +56,7 @@ def _part(blob: Path) -> Path:
 
 
 def _fetch_blob(blob: Path, url: str, size: int) -> None:
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     if blob.exists():
         return
@@ -71,7 +71,7 @@ def _fetch_blob(blob: Path, url: str, size: int) -> None:
             part.truncate(0)
         have = part.seek(0, os.SEEK_END)
         name = Path(urlsplit(url).path).name
-        with tqdm(desc=name, total=size, initial=have, unit="B", unit_scale=True) as progress:
+        with tqdm(desc=name, total=size, initial=have, unit="B", unit_scale=True) as progress:  # type: ignore[no-untyped-call]
             while have < size:
                 stop = min(have + _PIECE, size)
                 _append(part, url, have, stop, progress)

@@ -62,7 +62,7 @@ def _takes(node: Node, position: int, weights: Mapping[int, WeightTensor]) -> bo
     if node.op in _binary():
         if position == 0:
             return kind in (_F16, _BF16)
-        return kind == Tensor.from_address(node.sources[0]).type
+        return bool(kind == Tensor.from_address(node.sources[0]).type)
     if node.op == operation("REPEAT"):
         return kind in (_F16, _BF16, _I16, _I32)
     if not root_of(source, weights):

@@ -185,9 +185,13 @@ def main() -> None:
             outcomes[found.split(":")[0]] += 1
             if found.startswith(("signal", "unexpected")):
                 findings.setdefault(found, []).append(number)
-    seconds = round(time.monotonic() - began)
-    found = {"inputs": outcomes.total(), "seconds": seconds, "outcomes": outcomes}
-    print(json.dumps(found | {"findings": findings}, indent=1))
+    document = {
+        "inputs": outcomes.total(),
+        "seconds": round(time.monotonic() - began),
+        "outcomes": outcomes,
+        "findings": findings,
+    }
+    print(json.dumps(document, indent=1))
 
 
 if __name__ == "__main__":
