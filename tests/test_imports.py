@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "files": {"broken", "gguf", "gguf_header", "gguf_source"},
     "policy": {
         *("adaptive", "balance", "budget", "choice", "experts_cache", "experts_plan"),
-        *("forecast", "plan", "planner", "policies", "routing", "strategies"),
+        *("forecast", "observed", "plan", "planner", "policies", "routing", "strategies"),
     },
     "storage": {
         *("directio", "experts", "experts_window", "locked", "memlock", "memory_reader", "pages"),
@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "system": {
         *("auto", "cgroup", "checkup", "estimate", "groups"),
-        *("hub", "hub_choice", "hub_download", "machine", "probe", "rates"),
+        *("hub", "hub_choice", "hub_download", "machine", "probe", "rates", "remembered"),
     },
     "native": {"_ggml", "aborts", "compute_rate", "device", "experts_nodes", "graph", "operands"},
     "engine": {"engine", "guard", "opening"},

@@ -3,13 +3,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flexinfer import probe
 from flexinfer.errors import ModelNotFoundError, ReadError
-from flexinfer.probe import ASSUMED_RATE, CANDIDATES, DriveRate, cache_folder, drive_rate, measure
+from flexinfer.probe import (
+    ASSUMED_RATE,
+    CANDIDATES,
+    DriveRate,
+    drive_rate,
+    measure,
+    remember_drive,
+)
 from flexinfer.reader import DEFAULT_PIECE, DEFAULT_THREADS, Reader, Transfer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -135,6 +143,20 @@ def test_small_model_is_not_measured_and_nothing_is_kept(tmp_path: Path) -> None
     assert not (tmp_path / "cache").exists()
 
 
+def test_passes_correct_what_is_remembered(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = FakeDrive(1e9, 1e9, 1e9)
+    first = drive_rate([model], folder=tmp_path, opener=drive, clock=drive.clock)
+    remember_drive([model], replace(first, rate=2e9), folder=tmp_path)
+    again = drive_rate([model], folder=tmp_path, opener=drive, clock=drive.clock)
+    assert again.rate == 2e9
+    monkeypatch.setattr(probe, "read_limit", lambda device: 10**8)
+    remember_drive([model], replace(first, rate=1e8), folder=tmp_path)
+    monkeypatch.setattr(probe, "read_limit", lambda device: None)
+    assert drive_rate([model], folder=tmp_path, opener=drive, clock=drive.clock).rate == 2e9
+
+
 def test_file_with_holes_is_not_measured(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:
@@ -152,7 +174,7 @@ def test_answer_is_remembered(model: str, tmp_path: Path) -> None:
     assert again.source == "remembered"
     assert (again.threads, again.piece, again.rate) == (first.threads, first.piece, first.rate)
     assert len(drive.opened) == len(CANDIDATES)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["drives.json"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["rates.json"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +191,7 @@ def test_answer_is_remembered(model: str, tmp_path: Path) -> None:
 def test_old_or_odd_answers_are_measured_again(model: str, tmp_path: Path, change: object) -> None:
     drive = FakeDrive(3e9, 3e9, 3e9)
     drive_rate([model], folder=tmp_path, opener=drive, clock=drive.clock)
-    file = tmp_path / "drives.json"
+    file = tmp_path / "rates.json"
     entries = json.loads(file.read_text())
     assert callable(change)
     change(next(iter(entries.values())))
@@ -181,7 +203,7 @@ def test_old_or_odd_answers_are_measured_again(model: str, tmp_path: Path, chang
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\0", '{"(254, 0)": 3}'])
 def test_broken_file_is_as_if_not_there(model: str, tmp_path: Path, text: str) -> None:
-    (tmp_path / "drives.json").write_text(text)
+    (tmp_path / "rates.json").write_text(text)
     drive = FakeDrive(3e9, 3e9, 3e9)
     found = drive_rate([model], folder=tmp_path, opener=drive, clock=drive.clock)
     assert found.source == "measured"
@@ -203,7 +225,7 @@ def test_limit_of_the_group_counts_and_is_not_remembered(
     drive = FakeDrive(3e9, 3e9, 3e9)
     found = drive_rate([model], folder=tmp_path, opener=drive, clock=drive.clock)
     assert (found.rate, found.source) == (5e8, "limited")
-    assert not (tmp_path / "drives.json").exists()
+    assert not (tmp_path / "rates.json").exists()
 
 
 def test_failing_drive_is_told_and_nothing_stays_open(model: str) -> None:
@@ -226,7 +248,3 @@ def test_real_reader_is_measured(tmp_path: Path) -> None:
     found = measure([str(path)])
     assert found.rate > 0
     assert found.source == "measured"
-
-
-def test_cache_folder_is_ours() -> None:
-    assert cache_folder().name == "flexinfer"

@@ -19,6 +19,7 @@ from flexinfer.device import InnerBackend
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.experts_nodes import Routed, Scratch, route
 from flexinfer.graph import Program, Step
+from flexinfer.observed import Observed
 from flexinfer.plan import Plan
 from flexinfer.residency import Residency
 
@@ -80,6 +81,7 @@ class Engine:
         self._scratch = Scratch()
         self._closed = False
         self._window = planner.adaptive_window(residency.plan)
+        self.observed = Observed()
         self._charge(residency.plan)
         # From here on other threads may call.
         ledger.add_reclaimer(self.reclaim)
@@ -135,8 +137,8 @@ class Engine:
             return plan
 
     def _adapt(self, seconds: float, waited: float, idle: float) -> None:
-        """Let the window follow what passes lose, once all that is to stay is in memory."""
-        if self._window is None or not self.residency.settled:
+        """Let the window follow what passes lose."""
+        if self._window is None:
             return
         window = self._window.observe(seconds, waited, idle)
         if window is None:
@@ -216,6 +218,7 @@ class Engine:
         program = self._program(backend, graph_address)
         before = self.residency.waited_s, self.residency.read_bytes, self.residency.busy_s
         self.check()
+        settled = self.residency.settled
         self.residency.begin(program.sequence)
         if program.untouched and not program.sequence:
             status, segments = backend.compute(CGraph.from_address(graph_address)), 1
@@ -233,7 +236,10 @@ class Engine:
             self._stats.idle_s + idle,
             self._stats.read_bytes + self.residency.read_bytes - before[1],
         )
-        if status == _ggml.STATUS_SUCCESS:
+        # A pass that brings in what is to stay is like no later one.
+        if status == _ggml.STATUS_SUCCESS and settled:
+            nbytes = self.residency.read_bytes - before[1]
+            self.observed.note(seconds, waited, idle, nbytes)
             self._adapt(seconds, waited, idle)
         return status
 

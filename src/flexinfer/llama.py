@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from flexinfer.machine import Machine
 from flexinfer.opening import Opening, Options, process_ledger
 from flexinfer.plan import Plan
 from flexinfer.planner import margin
-from flexinfer.rates import drive_for, measure_rates
+from flexinfer.rates import drive_for, measure_rates, remember
 from flexinfer.reader import Reader, open_reader
 from flexinfer.sizes import parse_size
 from flexinfer.strategies import STRATEGIES
@@ -100,6 +101,7 @@ class Llama(llama_cpp.Llama):
         if ledger.free is not None and ledger.used:
             budget = min(budget, ledger.free)
         self._drive = drive_for(self.catalogue)
+        self._threads: int = options["n_threads"]
         opening = Opening(
             self.catalogue,
             Options(
@@ -112,7 +114,7 @@ class Llama(llama_cpp.Llama):
             ),
             ledger,
             self._open_reader,
-            lambda weights: measure_rates(self.catalogue, weights, self._drive, machine.cores),
+            lambda weights: measure_rates(self.catalogue, weights, self._drive, self._threads),
         )
         self._opening = opening
         self._ledger = ledger
@@ -269,6 +271,9 @@ class Llama(llama_cpp.Llama):
         if self._engine is not None:
             self._engine.closing = True
             self._engine.interrupted.set()
+            # At the interpreter's end there is no way to write any more.
+            if not sys.is_finalizing():
+                remember(self.catalogue, self._threads, self._drive, self._engine.observed)
         with self._use:
             super().close()
             self._engine = None

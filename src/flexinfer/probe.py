@@ -1,12 +1,11 @@
 """How fast a drive gives the bytes of a model, and how many threads it likes to be asked by.
 
-The model's own files are read for a fraction of a second. The answer is remembered for a month in
-one small file in the user's cache folder, the only thing this package writes by default.
+The model's own files are read for a fraction of a second. The answer is remembered, and corrected
+by what passes of large models show.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
@@ -15,13 +14,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from flexinfer.errors import ModelNotFoundError, ReadError
 from flexinfer.groups import read_limit
 from flexinfer.machine import device_of
 from flexinfer.pages import Arena
 from flexinfer.reader import DEFAULT_PIECE, DEFAULT_THREADS, Reader, Transfer, open_reader
+from flexinfer.remembered import Remembered
 
 # (threads, piece): the default first; it stays unless another is clearly faster.
 CANDIDATES = ((DEFAULT_THREADS, DEFAULT_PIECE), (8, 2 << 20), (16, 1 << 20))
@@ -35,8 +35,6 @@ _WINDOW = 32 << 20
 _SMALLEST = 64 << 20
 # A slow solid-state drive: what nobody measured is promised carefully.
 ASSUMED_RATE = 500e6
-_KEPT_SECONDS = 30 * 24 * 3600.0
-_FILE = "drives.json"
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,6 @@ class OpenReader(Protocol):
     ) -> Reader: ...
 
 
-def cache_folder() -> Path:
-    """The user's cache folder of this package; it need not exist."""
-    import platformdirs  # late: it is needed once per model
-
-    return Path(platformdirs.user_cache_dir("flexinfer", appauthor=False))
-
-
 def drive_rate(
     paths: Sequence[str],
     *,
@@ -90,18 +81,41 @@ def drive_rate(
         if not os.path.isfile(path):
             raise ModelNotFoundError(f"there is no file {path}")
     device = device_of(paths[0])
-    memory = _Memory((folder or cache_folder()) / _FILE)
-    key = f"{device} {os.stat(paths[0]).st_dev}"
+    memory = Remembered(folder)
     limit = read_limit(device) if device else None
-    found = memory.get(key)
+    found = _recall(memory, _key(paths))
     if found is None:
         found = measure(paths, opener=opener, clock=clock)
         # What was measured under a limit is not what the drive can do.
         if found.source == "measured" and limit is None:
-            memory.put(key, found)
+            memory.put(_key(paths), asdict(found))
     if limit is not None and limit < found.rate:
         return replace(found, rate=float(limit), source="limited")
     return found
+
+
+def remember_drive(paths: Sequence[str], found: DriveRate, *, folder: Path | None = None) -> None:
+    """Let passes correct what a probe of a fraction of a second said, for whoever asks next.
+
+    Not under a limit of the process's group, which says nothing about the drive.
+    """
+    device = device_of(paths[0])
+    if device is None or read_limit(device) is None:
+        Remembered(folder).put(_key(paths), asdict(found))
+
+
+def _key(paths: Sequence[str]) -> str:
+    """Of the drive, in what is remembered."""
+    return f"{device_of(paths[0])} {os.stat(paths[0]).st_dev}"
+
+
+def _recall(memory: Remembered, key: str) -> DriveRate | None:
+    entry = memory.get(key) or {}
+    with suppress(TypeError, ValueError, KeyError):
+        rate, threads, piece = float(entry["rate"]), int(entry["threads"]), int(entry["piece"])
+        if rate > 0 and (threads, piece) in CANDIDATES:
+            return DriveRate(rate, threads, piece, "remembered")
+    return None
 
 
 def measure(
@@ -169,36 +183,3 @@ def _finish(flying: deque[Transfer]) -> int:
     if transfer.error is not None:
         raise transfer.error
     return _TRANSFER
-
-
-class _Memory:
-    """Answers by drive in one JSON file. What cannot be read or written is as if not there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def get(self, key: str) -> DriveRate | None:
-        entry = self._entries().get(key, {})
-        with suppress(TypeError, ValueError, KeyError):
-            age = time.time() - entry["when"]
-            if 0 <= age < _KEPT_SECONDS and entry["rate"] > 0:
-                threads, piece = int(entry["threads"]), int(entry["piece"])
-                if (threads, piece) in CANDIDATES:
-                    return DriveRate(float(entry["rate"]), threads, piece, "remembered")
-        return None
-
-    def put(self, key: str, found: DriveRate) -> None:
-        entries = self._entries()
-        entries[key] = {**asdict(found), "when": time.time()}
-        fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        with suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps(entries, indent=1))
-            fresh.replace(self.path)
-
-    def _entries(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            entries = json.loads(self.path.read_text())
-            if isinstance(entries, dict):
-                return entries
-        return {}

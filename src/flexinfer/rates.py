@@ -1,15 +1,20 @@
-"""What drive and processor do for one model: measured where the model is large enough to matter."""
+"""What drive and processor do for one model: probed where the model is large enough to matter, and
+remembered from its passes.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flexinfer.gguf import Catalogue
 from flexinfer.gguf_types import QuantType
+from flexinfer.observed import Observed
 from flexinfer.plan import ON_DEMAND, Rates, Weight
-from flexinfer.probe import ASSUMED_RATE, DriveRate, drive_rate
+from flexinfer.probe import ASSUMED_RATE, DriveRate, drive_rate, remember_drive
 from flexinfer.reader import DEFAULT_PIECE, DEFAULT_THREADS
+from flexinfer.remembered import Remembered
 
 # Bytes of weights a second, where nobody measured; small models only.
 _ASSUMED_COMPUTE = 10e9
@@ -28,16 +33,39 @@ def drive_for(catalogue: Catalogue) -> DriveRate:
 def measure_rates(
     catalogue: Catalogue, weights: Sequence[Weight], drive: DriveRate, cores: int
 ) -> Rates:
-    """Probe the processor with the model's main quantisations; `drive` is taken as it is."""
+    """Rates for this model on `cores` processors; `drive` is taken as it is.
+
+    From passes of the model within the last month, or from a probe of the processor with the
+    model's main quantisations.
+    """
     work = _work(catalogue, weights)
     total = sum(work.values())
     if total < _SMALLEST:
         return Rates(drive.rate, total / _ASSUMED_COMPUTE, "assumed")
+    known = (Remembered().get(_key(catalogue, cores)) or {}).get("compute_s")
+    if isinstance(known, float) and known > 0:
+        return Rates(drive.rate, known, "passes")
     from flexinfer.compute_rate import compute_rates  # late: it loads the native library
 
     largest = sorted(work, key=lambda kind: -work[kind])[:_TYPES]
     rates = compute_rates(largest, cores)
     return Rates(drive.rate, seconds_a_token(work, rates), "probe")
+
+
+def remember(catalogue: Catalogue, cores: int, drive: DriveRate, observed: Observed) -> None:
+    """Keep what passes of this model showed, for the next time."""
+    if catalogue.nbytes < _SMALLEST:
+        return
+    if observed.compute_s is not None:
+        Remembered().put(_key(catalogue, cores), {"compute_s": observed.compute_s})
+    if observed.drive is not None:
+        remember_drive(catalogue.paths, replace(drive, rate=observed.drive, source="passes"))
+
+
+def _key(catalogue: Catalogue, cores: int) -> str:
+    """Of a model, in what is remembered: files that move stay the same model."""
+    tensors = len(catalogue.tensors)
+    return f"{catalogue.architecture} {catalogue.nbytes} bytes {tensors} tensors {cores} cores"
 
 
 def seconds_a_token(work: Mapping[QuantType, int], rates: Mapping[str, float]) -> float:
