@@ -14,7 +14,7 @@ from flexinfer.choice import HUGE_PAGE, MIB
 # Above this the drive of a machine with few cores had no more to gain in any measurement.
 LARGEST = 256 * MIB
 # Below this a pass is cut in so many pieces that computing takes longer.
-LEAST = 32 * MIB
+LEAST = 16 * MIB
 # A decision needs so many passes; fewer follow the noise of a shared drive.
 _PASSES = 3
 # Shares of a pass: a loss that is worth a larger window; one that is none; and waits that make it

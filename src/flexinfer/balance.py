@@ -28,6 +28,9 @@ from flexinfer.sizes import format_size
 # The window costs bytes that would else be locked. Below this a drive of 3.5 GB/s is not kept busy
 # (32 MiB gave 0.82 to 0.93 of the bound, 64 MiB 0.90 to 0.96), and above it nothing was gained.
 MAX_WINDOW = 64 * MIB
+# A slower drive is kept busy by less: what it reads in this time.
+_WINDOW_SECONDS = 0.035
+_MIN_WINDOW = 16 * MIB
 # So many pieces go through the window at a time.
 _SLICES = 8
 # Less than this share of the locked bytes is not worth another partly locked weight.
@@ -67,6 +70,11 @@ def with_window(
     spread.shrink()
     spread.fill()
     return Choice(tuple(locked), window, window // _SLICES, tuple(spread.reasons()))
+
+
+def window_for(drive: float) -> int:
+    """Bytes of a window that keeps a drive of so many bytes/s busy."""
+    return min(max(int(drive * _WINDOW_SECONDS), _MIN_WINDOW), MAX_WINDOW)
 
 
 def choose_window(weights: Sequence[Weight], room: int, asked: int | None) -> int:

@@ -113,12 +113,12 @@ def _group(machine: Machine) -> Finding:
 
 
 def _swap(machine: Machine) -> Finding:
-    inside = machine.cgroup_swap if machine.cgroup_limit is not None else machine.swap_total
-    if not machine.swap_total or inside == 0:
+    if not machine.swaps:
         return Finding("swap", True, "none: what is in memory stays in memory")
     text = f"{format_size(machine.swap_total)}: locked weights may be swapped out"
     if machine.memlock is None:
-        return Finding("swap", True, f"{text}, but this process may lock memory")
+        text = f"{format_size(machine.swap_total)}, but locked weights are kept out of it"
+        return Finding("swap", True, text)
     return Finding("swap", False, text, "sudo swapoff -a, or raise the limit: ulimit -l unlimited")
 
 

@@ -82,6 +82,12 @@ class Machine:
         return min(available, self.cgroup_limit - self._others)
 
     @property
+    def swaps(self) -> bool:
+        """Memory of this process may be swapped out, unless it is locked."""
+        inside = self.cgroup_swap if self.cgroup_limit is not None else self.swap_total
+        return bool(self.swap_total) and inside != 0
+
+    @property
     def _others(self) -> int:
         """Bytes that other processes of the tightest group hold."""
         return max((self.cgroup_used or 0) - self.process, 0)

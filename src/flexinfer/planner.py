@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flexinfer.adaptive import LEAST, AdaptiveWindow
-from flexinfer.balance import choose_window
+from flexinfer.balance import choose_window, window_for
 from flexinfer.choice import MIB, everything, lock_all, smallest_window
 from flexinfer.errors import BudgetError
 from flexinfer.experts_plan import choose_with_experts, smallest_room
@@ -78,7 +78,7 @@ def adaptive_window(plan: Plan) -> AdaptiveWindow | None:
     adapts = STRATEGIES[request.strategy].resize is not None
     if not adapts or request.window is not None or plan.expert_window or plan.window < LEAST:
         return None
-    least = smallest_window(plan.weights, plan.room)
+    least = max(smallest_window(plan.weights, plan.room), window_for(plan.rates.drive) // 2)
     # As when it was chosen: what can only be locked keeps its place.
     most = choose_window(plan.weights, plan.room, plan.room // 4)
     return AdaptiveWindow(plan.window, least, most)
@@ -158,7 +158,10 @@ def _decide(weights: Sequence[Weight], request: Request, room: _Room, rates: Rat
     if everything(weights) <= room.weights and locks:
         choice = lock_all(weights, room.weights)
     else:
-        choice = choose_with_experts(weights, room.weights, request.window, strategy.choose)
+        window = request.window
+        if window is None and strategy.resize is not None:
+            window = min(window_for(rates.drive), room.weights // 4)
+        choice = choose_with_experts(weights, room.weights, window, strategy.choose)
     return Plan(
         request=request,
         ctx=room.ctx,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli.announce import announce
 from flexinfer.cli.messages import messages
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import (
@@ -82,7 +83,7 @@ def command(
         verbose=verbose,
         **llama_options(**engine),
     ) as llm:
-        click.echo(llm.plan.mode, err=True)
+        announce(llm, engine["memory"], verbose)
         talk = Conversation(llm, system, **sampling.arguments)
         if not talk.has_template:
             click.echo("the model has no chat template: turns are plain text", err=True)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from flexinfer.cli.announce import announce
 from flexinfer.cli.answer import Answer
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import Sampling, engine_options, llama_options, sampling_options
 from flexinfer.errors import RequestError
-from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
     from flexinfer.llama import Llama
@@ -70,7 +70,7 @@ def command(
     ) as llm:
         answer = Answer(llm, sampling.stop, loud=not (quiet or as_json))
         if not quiet:
-            _announce(llm, engine["memory"], verbose)
+            announce(llm, engine["memory"], verbose)
         with _reading(llm, shown=not (quiet or as_json) and sys.stderr.isatty()) as ready:
             limit = min(tokens, llm.n_ctx() - len(ids))
             answer.generate(ids, limit, sampling.arguments, ready)
@@ -108,18 +108,6 @@ def _context(prompt: int, tokens: int, asked: int | None) -> int:
 def _ubatch(prompt: int) -> int:
     """A power of two that holds the prompt: larger would only cost compute buffers."""
     return min(max(1 << (prompt - 1).bit_length(), 32), _MAX_UBATCH)
-
-
-def _announce(llm: Llama, memory: int | None, verbose: bool) -> None:
-    budget = llm.plan.request.budget
-    if llm.plan.request.weight_memory is not None:
-        click.echo("--weight-memory: the memory of the process is not limited", err=True)
-    elif memory is not None and budget < memory:
-        click.echo(f"only {format_size(budget)} of memory are available: using that", err=True)
-    click.echo(llm.plan.mode, err=True)
-    if verbose:
-        for reason in llm.plan.reasons:
-            click.echo(f"  {reason}", err=True)
 
 
 @contextmanager
