@@ -31,8 +31,11 @@ LAYERS: dict[str, set[str]] = {
         *("auto", "cgroup", "checkup", "estimate", "groups"),
         *("hub", "hub_choice", "hub_download", "machine", "probe", "rates", "remembered"),
     },
-    "native": {"_ggml", "aborts", "compute_rate", "device", "experts_nodes", "graph", "operands"},
-    "engine": {"engine", "guard", "opening"},
+    "native": {
+        *("_ggml", "aborts", "address_space", "buffers", "callbacks", "compute_rate", "device"),
+        *("experts_nodes", "ggml_check", "ggml_library", "graph", "operands", "scopes"),
+    },
+    "engine": {"accounts", "engine", "guard", "opening", "trials"},
     "show": {"show"},
     "surface": {
         *("", "__main__", "bench", "cli", "conversation", "generation"),
@@ -66,7 +69,10 @@ EXCEPTIONS: dict[str, set[str]] = {
 
 # Outside modules that not everybody may import, with those who may.
 RESERVED: dict[str, set[str]] = {
-    "ctypes": {"_ggml", "device", "experts_nodes", "graph", "memlock"},
+    "ctypes": {
+        *("_ggml", "address_space", "buffers", "callbacks", "device"),
+        *("experts_nodes", "ggml_check", "ggml_library", "graph", "memlock"),
+    },
     "llama_cpp": {"opening"} | LAYERS["surface"],
     "click": {"cli"},
     "rich": {"cli", "show"},

@@ -113,12 +113,26 @@ def test_a_budget_that_is_too_small_changes_nothing(llm: Llama, expected: bytes)
 
 def test_memory_is_the_dial(tiny_model: TinyModel) -> None:
     path = str(tiny_model("tiny-llama", "q4_0"))
-    with Llama(path, memory="1GiB", n_ctx=256, logits_all=True, verbose=False) as llm:
-        assert llm.memory == 1 << 30
+    with Llama(path, memory="5GiB", n_ctx=256, logits_all=True, verbose=False) as llm:
+        assert llm.memory == 5 << 30
         expected = answer(llm)
-        llm.memory = "900MiB"
-        assert llm.memory == 900 << 20
+        llm.memory = "4GiB"
+        assert llm.memory == 4 << 30
         assert answer(llm) == expected
+
+
+def test_a_limit_ends_with_the_last_model_that_asked_for_one(tiny_model: TinyModel) -> None:
+    path = tiny_model("tiny-llama", "q4_0")
+    with open_tiny(path, weight_memory="1GiB") as counted:
+        assert counted.memory is None
+        with Llama(str(path), memory="4GiB", n_ctx=256, verbose=False) as limited:
+            assert counted.memory == limited.memory == 4 << 30
+            with Llama(str(path), memory="5GiB", n_ctx=256, verbose=False) as second:
+                assert second.memory == 4 << 30
+            assert limited.memory == 4 << 30
+        assert counted.memory is None
+        with Llama(str(path), memory="5GiB", n_ctx=256, verbose=False) as later:
+            assert later.memory == 5 << 30
 
 
 def test_auto_follows_until_it_is_closed(

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 
 from flexinfer import _ggml
 from flexinfer.errors import ModelFileError
+from flexinfer.ggml_library import Library
 
 T = TypeVar("T")
 
@@ -44,12 +45,12 @@ class _Call(Generic[T]):
 
 
 class Aborts:
-    """Makes calls survive ggml's `abort`; one for a process, as ggml has one callback."""
+    """Makes calls survive the `abort` of `native`; one for a process, as ggml has one callback."""
 
-    def __init__(self) -> None:
+    def __init__(self, native: Library) -> None:
         self._calls: dict[int, _Call[object]] = {}
         self._callback = _ggml.OnAbort(self._aborting)
-        _ggml.library().ggml_set_abort_callback(self._callback)
+        native.ggml_set_abort_callback(self._callback)
 
     def survive(self, call: Callable[[], T], path: str, undo: Callable[[T], object]) -> T:
         """The result of `call`, which runs in another thread.

@@ -26,6 +26,7 @@ class Ledger:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
+        self._limiters = 0
         self._accounts: dict[str, int] = {}
         self._reclaimers: list[Reclaimer] = []
         self._lock = threading.RLock()
@@ -45,6 +46,22 @@ class Ledger:
         with self._lock:
             self._limit = limit
         self._reclaim(0)
+
+    def limit_to(self, limit: int | None) -> None:
+        """Begin a use that wants this limit: the first sets it, later ones share it."""
+        if limit is None:
+            return
+        with self._lock:
+            self._limiters += 1
+            if self._limit is None:
+                self._limit = limit
+
+    def unlimit(self) -> None:
+        """End a use that wanted a limit; with the last one, what is left is only counted."""
+        with self._lock:
+            self._limiters -= 1
+            if not self._limiters:
+                self._limit = None
 
     @property
     def accounts(self) -> Mapping[str, int]:

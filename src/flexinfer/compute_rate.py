@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from flexinfer import _ggml
 from flexinfer._ggml import CGraph, InitParams, Tensor
 from flexinfer.device import InnerBackend
+from flexinfer.ggml_library import Library, library
 from flexinfer.gguf_types import QuantType
 from flexinfer.pages import Arena
 
@@ -29,7 +29,7 @@ def compute_rates(
 
     Takes about 25 ms a type and `weight_bytes` of memory, which is given back.
     """
-    native = _ggml.library()
+    native = library()
     backend = InnerBackend(native)
     backend.set_threads(threads)
     arena = Arena(weight_bytes + _SCRATCH)
@@ -44,7 +44,7 @@ def compute_rates(
 
 
 def _rate(
-    native: _ggml.Library,
+    native: Library,
     backend: InnerBackend,
     arena: Arena,
     kind: QuantType,

@@ -43,7 +43,7 @@ def estimate_costs(
     Sliding windows of attention are not taken off: what comes out is then too much.
     """
     shape = _Shape.of(catalogue, kv_types)
-    tables = [info for info in catalogue.tensors if _use(catalogue, info) is Use.ROWS]
+    tables = [info for info in catalogue.tensors if info.name in _TABLES]
     experts = [info for info in catalogue.tensors if _use(catalogue, info) is Use.EXPERTS]
     base = _PROCESS + _GROWTH + _TOKEN_BYTES * shape.vocabulary
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from flexinfer import _ggml
 from flexinfer._ggml import CGraph, Tensor
 from flexinfer.errors import EngineError
 from flexinfer.experts_nodes import Routed
+from flexinfer.ggml_library import library
 from flexinfer.layout import ExpertPlace, Layout, Part, RowTable
 from flexinfer.plan import Use
 
@@ -29,7 +29,7 @@ _MAX_OPERATIONS = 256
 @cache
 def operation(name: str) -> int:
     """Number of the operation `name` in the loaded library."""
-    native = _ggml.library()
+    native = library()
     wanted = name.encode()
     return next(i for i in range(_MAX_OPERATIONS) if native.ggml_op_name(i) == wanted)
 
@@ -104,6 +104,15 @@ def _use(node: Node, position: int, direct: bool) -> Use:
         if node.op == operation("MUL_MAT_ID"):
             return Use.EXPERTS
     return Use.WHOLE
+
+
+def looked_up(nodes: Sequence[Node], weights: Mapping[int, object]) -> set[int]:
+    """Weights of which the graph reads single rows, whatever else it does with them."""
+    return {
+        node.sources[0]
+        for node in nodes
+        if node.computes and node.sources[0] in weights and _use(node, 0, True) is Use.ROWS
+    }
 
 
 @dataclass(frozen=True)
@@ -345,7 +354,7 @@ class Program:
     def _slice(self, node: Node, position: int, layout: Layout) -> None:
         if node.op != operation("MUL_MAT") or position != 0:
             raise EngineError(
-                f"{layout.name} is cut in rows but {_ggml.library().ggml_op_name(node.op).decode()}"
+                f"{layout.name} is cut in rows but {library().ggml_op_name(node.op).decode()}"
                 " needs it whole"
             )
         for part in layout.parts:

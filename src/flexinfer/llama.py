@@ -15,6 +15,7 @@ import llama_cpp
 from llama_cpp.llama import LlamaState
 
 from flexinfer import state
+from flexinfer.accounts import process_ledger
 from flexinfer.auto import Follower, Move
 from flexinfer.broken import check_parameters
 from flexinfer.device import device
@@ -25,7 +26,7 @@ from flexinfer.experts import ExpertStore
 from flexinfer.gguf import Catalogue, read_catalogue
 from flexinfer.guard import Guard
 from flexinfer.machine import Machine
-from flexinfer.opening import Opening, Options, process_ledger
+from flexinfer.opening import Opening, Options
 from flexinfer.plan import Plan
 from flexinfer.planner import margin
 from flexinfer.rates import drive_for, measure_rates, remember
@@ -97,18 +98,20 @@ class Llama(llama_cpp.Llama):
         # group of just this size counts some kernel memory of ours as somebody else's.
         if budget - budget // 50 > machine.ceiling:
             budget = machine.ceiling
-        ledger = process_ledger(None if weight_memory is not None else budget)
-        if ledger.free is not None and ledger.used:
-            budget = min(budget, ledger.free)
+        cap = None if weight_memory is None else parse_size(weight_memory)
+        fixed = None if window is None else parse_size(window)
         self._drive = drive_for(self.catalogue)
         self._threads: int = options["n_threads"]
+        ledger = process_ledger(None if cap is not None else budget)
+        if ledger.free is not None and ledger.used:
+            budget = min(budget, ledger.free)
         opening = Opening(
             self.catalogue,
             Options(
                 budget=budget,
                 strategy=strategy,
-                weight_memory=None if weight_memory is None else parse_size(weight_memory),
-                window=None if window is None else parse_size(window),
+                weight_memory=cap,
+                window=fixed,
                 memlock=machine.memlock,
                 logits_all=bool(options.get("logits_all")),
             ),

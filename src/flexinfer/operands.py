@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from flexinfer._ggml import Tensor
-from flexinfer.device import WeightTensor
 from flexinfer.errors import ModelFileError
 from flexinfer.graph import Node, operation, root_of
+from flexinfer.scopes import WeightTensor
 
 _F32, _F16, _I16, _I32, _BF16 = 0, 1, 25, 26, 30
 # i8, i16, i32, i64, f64, and the types that activations are converted to: no dot product.
