@@ -16,7 +16,7 @@ class Callbacks:
         self._failures: dict[int, BaseException] = {}
 
     def address(self, kind: Any, function: Callable[..., Any], failure: Any = None) -> int:
-        """The C address of `function`, of the ctypes type `kind`; returns `failure` if it raises."""
+        """The C address of `function`, of ctypes type `kind`; returns `failure` if it raises."""
 
         def guarded(*arguments: Any) -> Any:
             try:
