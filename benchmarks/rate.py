@@ -31,6 +31,7 @@ MARGIN = 64 << 20
 @click.option("--ctx", default=512, show_default=True)
 @click.option("--strategy", default="flex", show_default=True)
 @click.option("--window", help="Bytes of the window; default: planned.")
+@click.option("--busy", is_flag=True, help="A Python thread computes in our process all the time, also while C and B are measured.")
 def main(
     model: str,
     shares: str,
@@ -40,6 +41,7 @@ def main(
     ctx: int,
     strategy: str,
     window: str | None,
+    busy: bool,
 ) -> None:
     weights = read_catalogue(model).nbytes
     rate = parse_size(drive.removesuffix("/s")) if drive else None
@@ -55,6 +57,7 @@ def main(
                 group = throttled(stack, model, rate)
                 budget = weights * share // 100
                 asked = options | {"memory": budget, "strategy": strategy, "window": window}
+                asked |= {"busy": busy}
                 ours = stack.enter_context(Worker("ours", model, asked, group))
                 _row(f"{share} % {format_size(budget)}", weights, ours, plain, rounds, steps)
 
@@ -73,7 +76,8 @@ def _row(label: str, weights: int, ours: Worker, plain: Worker, rounds: int, ste
         timed += ours.ask("step", steps)["times"]
         read.append(ours.ask("read", 1))
         seconds = sum(r["times"][0] for r in read) / len(read)
-        drive = ours.facts["streamed"] / seconds if ours.facts["streamed"] else float("inf")
+        nbytes = sum(r["read"] for r in read) / len(read)
+        drive = nbytes / seconds if nbytes else float("inf")
         bound = max(compute, smallest / drive)
         step = statistics.median(timed)
         ratios.append(bound / step)
@@ -81,7 +85,7 @@ def _row(label: str, weights: int, ours: Worker, plain: Worker, rounds: int, ste
         steps_s.append(step)
         drives.append(drive)
         computes.append(compute)
-        streamed = ours.facts["streamed"] * len(read) / 1e9
+        streamed = nbytes * len(read) / 1e9
         reader_cpu.append(sum(r["cpu_s"] for r in read) / streamed if streamed else 0.0)
     median = statistics.median
     click.echo(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -115,10 +116,20 @@ def _prompt(llm: Any, count: int) -> list[float]:
     return [time.perf_counter() - began]
 
 
+def _compute_in_python() -> None:
+    """The worst neighbour of reads and passes: it always wants the interpreter."""
+    number = 0
+    while True:
+        number += 1
+
+
 def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
+    busy = options.pop("busy", False)
     llm = open_model(kind, model, options)
     llm.eval(PROMPT)
     _decode(llm, 2)
+    if busy:
+        threading.Thread(target=_compute_in_python, daemon=True).start()
     facts: dict[str, Any] = {}
     if kind == "ours":
         plan = llm.plan
@@ -140,12 +151,13 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
         if llm.n_tokens > llm.n_ctx() - 64:
             llm.n_tokens = len(PROMPT)
         cpu = time.process_time()
-        before = llm.stats if kind == "ours" else None
+        before = (llm.stats, llm.read_bytes) if kind == "ours" else None
         times = actions[command](llm, int(count))
         answer: dict[str, Any] = {"times": times, "cpu_s": time.process_time() - cpu}
         if before is not None:
-            done = llm.stats - before
-            answer |= {"wait_s": done.wait_s, "segments": done.segments, "read": done.read_bytes}
+            done = llm.stats - before[0]
+            read = llm.read_bytes - before[1]
+            answer |= {"wait_s": done.wait_s, "segments": done.segments, "read": read}
         print(json.dumps(answer), flush=True)
     llm.close()
 

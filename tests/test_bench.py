@@ -11,6 +11,7 @@ from conftest import TinyModel
 
 from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, SYSTEMS, Case, Grid, parse_window
 from flexinfer.bench.pages import markdown, page
+from flexinfer.bench.reasons import why
 from flexinfer.bench.report import PARTS, split
 from flexinfer.bench.store import Store, file_name
 from flexinfer.bench.summary import MARGIN, Setting, Spread, Summary, case_of
@@ -266,3 +267,26 @@ def test_the_page_needs_no_other_file(document: dict[str, Any]) -> None:
     assert "<script" not in text
     assert "src=" not in text
     assert text == page(document)
+
+
+def test_gains_are_explained_by_the_counters_of_the_runs(entry: dict[str, Any]) -> None:
+    summary = Summary("m.gguf", entry)
+    direct, prefetch = "Direct reads: mmap with 128 KiB of readahead reads 100 MiB", "Prefetching"
+    explained = why(summary, NATIVE, 128)
+    assert [reason.startswith(direct) for reason in explained] == [True]
+    budget = 500 * MIB
+    for number in (0, 1):
+        entry["runs"] += [
+            run("prefetch", budget, 1.5, number),
+            run("layers", budget, 1.4, number),
+            run("algorithm1", budget, 1.0, number, per_token={"drive_bytes": 77.0 * MIB}),
+        ]
+    explained = why(Summary("m.gguf", entry), NATIVE, None)
+    starts = ["Direct reads: mmap reads", prefetch, "Balanced locking", "Exact fill"]
+    assert all(map(str.startswith, explained, starts))
+    # 100 MiB at 750 MiB/s beside 200 ms of computing.
+    assert "computing (200 ms) and reading (133 ms) behind the longer" in explained[1]
+    assert "at most 1.67x" in explained[1]
+    assert "wait 0 ms a token and those with whole layers locked 350 ms" in explained[2]
+    assert "reads 100 MiB a token" in explained[3]
+    assert "reads 77.0 MiB" in explained[3]

@@ -18,7 +18,7 @@ from flexinfer.sizes import format_size
 from flexinfer.strategies import STRATEGIES
 
 MIN_UBATCH = 32
-_MARGIN = 64 * MIB
+_MARGIN = 32 * MIB
 _MARGIN_SHARE = 32
 # A window of this size keeps a drive busy; for less, the batch gives way first.
 _COMFORTABLE = 64 * MIB

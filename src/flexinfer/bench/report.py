@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexinfer.bench.cases import MMAP, Case
+from flexinfer.bench.reasons import why
 from flexinfer.bench.summary import (
     ANSWER,
     DISTURBED,
@@ -58,7 +59,8 @@ def sections(document: dict[str, Any]) -> Iterator[Section]:
         summary = Summary(name, entry)
         yield Section(summary.name, _conditions(summary), level=2)
         for setting in summary.settings:
-            yield from _setting(summary, setting)
+            readahead = document["machine"]["drive"].get("readahead_kib")
+            yield from _setting(summary, setting, readahead)
 
 
 def _machine(machine: dict[str, Any]) -> list[str]:
@@ -116,7 +118,7 @@ def _conditions(summary: Summary) -> list[str]:
     return lines + [f"Did not run: {reason}." for reason in sorted(reasons)]
 
 
-def _setting(summary: Summary, setting: Setting) -> Iterator[Section]:
+def _setting(summary: Summary, setting: Setting, readahead: int | None) -> Iterator[Section]:
     def section(title: str, table: Table, *text: str, plot: str | None = None) -> Section:
         title = f"{title}, {setting.label}"
         return Section(title, text, table, plot=plot, setting=setting, summary=summary)
@@ -124,7 +126,10 @@ def _setting(summary: Summary, setting: Setting) -> Iterator[Section]:
     halves = _halves(summary, setting)
     yield section("Rate against budget", _rates(summary, setting), halves, plot="rates")
     yield section("Against mmap", _ratios(summary, setting), plot="ratios")
-    yield section("What each technique earns", _techniques(summary, setting), _TECHNIQUE_NOTE)
+    reasons = why(summary, setting, readahead)
+    yield section(
+        "What each technique earns", _techniques(summary, setting), _TECHNIQUE_NOTE, *reasons
+    )
     yield section("Time per token", _split(summary, setting), _SPLIT_NOTE, plot="split")
     yield section(f"First token and {ANSWER} tokens", _waiting(summary, setting))
     yield section("Memory", _memory(summary, setting), _MEMORY_NOTE, plot="memory")
