@@ -6,6 +6,7 @@ The bound is ``1 / max(C, S* / B)``: C the median step of plain llama.cpp in mem
 over the same pieces with nothing computed, S* what any engine would have to stream: the weights
 without the embedding table, less what is left of the budget after process, KV cache, compute
 buffers and 64 MiB. Rounds of B, ours, C, ours, B; the figure is the median of the per-round ratios.
+With ``--busy`` the neighbour computes while B and C are measured, too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ MARGIN = 64 << 20
 @click.option("--ctx", default=512, show_default=True)
 @click.option("--strategy", default="flex", show_default=True)
 @click.option("--window", help="Bytes of the window; default: planned.")
-@click.option("--busy", is_flag=True, help="A Python thread computes in our process all the time, also while C and B are measured.")
+@click.option(
+    "--busy",
+    is_flag=True,
+    help="A Python thread computes in our process all the time, also while C and B are measured.",
+)
 def main(
     model: str,
     shares: str,

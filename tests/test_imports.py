@@ -39,7 +39,7 @@ LAYERS: dict[str, set[str]] = {
     "show": {"show"},
     "surface": {
         *("", "__main__", "bench", "cli", "conversation", "generation"),
-        *("llama", "plain", "session", "state", "vocabulary"),
+        *("llama", "plain", "projector", "session", "state", "vocabulary"),
     },
     "synth": {"synth"},
 }

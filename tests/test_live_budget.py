@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -133,6 +135,36 @@ def test_a_limit_ends_with_the_last_model_that_asked_for_one(tiny_model: TinyMod
         assert counted.memory is None
         with Llama(str(path), memory="5GiB", n_ctx=256, verbose=False) as later:
             assert later.memory == 5 << 30
+
+
+def test_two_models_that_grow_at_once_never_wait_for_each_other(tiny_model: TinyModel) -> None:
+    """Each takes what the other has, again and again, while both answer."""
+    path = tiny_model("tiny-wide", "f16")
+    with open_tiny(path, weight_memory="1GiB") as one, open_tiny(path, weight_memory="1GiB") as two:
+        engines = [llm._running() for llm in (one, two)]
+        expected = answer(one)
+        ledger = one._ledger
+        rest = ledger.used - sum(engine.charged for engine in engines)
+        most = engines[0].charged
+        ledger.limit = rest + most + (1 << 20)
+        ended: list[bool] = []
+
+        def grow(llm: Llama) -> None:
+            for _ in range(15):
+                with contextlib.suppress(BudgetError):
+                    llm._running().resize(most)
+                assert answer(llm) == expected
+            ended.append(True)
+
+        threads = [threading.Thread(target=grow, args=(llm,)) for llm in (one, two)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert ended == [True, True]
+        assert ledger.accounts["weights"] == sum(engine.charged for engine in engines)
+        assert ledger.free is not None
+        assert ledger.free >= 0
 
 
 def test_auto_follows_until_it_is_closed(

@@ -107,8 +107,8 @@ class Engine:
     def reclaim(self, nbytes: int) -> int:
         """Give about `nbytes` of locked weights back at once; returns how many came free.
 
-        Waits for a running pass of another thread, but not for ever: two models that ask each
-        other while both hold their pass would. What was given back streams from now on.
+        Waits for a running pass of another thread, but not for ever. What was given back streams
+        from now on.
         """
         if not self._lock.acquire(timeout=_RECLAIM_SECONDS):
             return 0
@@ -129,12 +129,25 @@ class Engine:
         Raises:
             BudgetError: `room` does not hold the smallest window.
         """
-        with self._lock:
-            plan = planner.refit(self.residency.plan, room)
-            self.residency.apply(plan)
-            self._window = planner.adaptive_window(plan)
-            self._charge(plan)
-            return plan
+        while True:
+            before, charged = self.residency.plan, self._charged
+            plan = planner.refit(before, room)
+            # Booked before the pass lock is taken: others may have to give, and want theirs for it.
+            more = max(plan.held_bytes - charged, 0)
+            if more:
+                self._ledger.charge("weights", more)
+            try:
+                with self._lock:
+                    if self.residency.plan is before and self._charged == charged:
+                        self.residency.apply(plan)
+                        self._window = planner.adaptive_window(plan)
+                        self._ledger.release("weights", charged + more - plan.held_bytes)
+                        self._charged = plan.held_bytes
+                        return plan
+            except BaseException:
+                self._ledger.release("weights", more)
+                raise
+            self._ledger.release("weights", more)
 
     def _adapt(self, seconds: float, waited: float, idle: float) -> None:
         """Let the window follow what passes lose."""

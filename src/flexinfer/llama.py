@@ -29,6 +29,7 @@ from flexinfer.machine import Machine
 from flexinfer.opening import Opening, Options
 from flexinfer.plan import Plan
 from flexinfer.planner import margin
+from flexinfer.projector import ACCOUNT, load_projector
 from flexinfer.rates import drive_for, measure_rates, remember
 from flexinfer.reader import Reader, open_reader
 from flexinfer.sizes import parse_size
@@ -81,6 +82,7 @@ class Llama(llama_cpp.Llama):
         self._engine: Engine | None = None
         self._opening: Opening | None = None
         self._follower: Follower | None = None
+        self._projector = 0
         self._use = threading.RLock()
         self._process = os.getpid()
         self._stack = contextlib.ExitStack()
@@ -125,6 +127,7 @@ class Llama(llama_cpp.Llama):
             with opening.around():
                 super().__init__(os.fspath(model_path), **options)
             self._finish(opening)
+            self._projector = load_projector(self, self.chat_handler, ledger)
             if memory == "auto":
                 self._follower = Follower(weakref.proxy(self), moved=on_move)
         except BaseException:
@@ -280,6 +283,9 @@ class Llama(llama_cpp.Llama):
         with self._use:
             super().close()
             self._engine = None
+            if self._projector:
+                self._ledger.release(ACCOUNT, self._projector)
+                self._projector = 0
             opening, self._opening = self._opening, None
             if opening is not None:
                 opening.close()

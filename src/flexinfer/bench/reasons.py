@@ -115,8 +115,8 @@ def _exact_fill(counted: _Counters) -> str | None:
     return (
         f"Exact fill gains most at {format_size(best)}: `flex` locks rows of tensors until the "
         f"budget is full and takes the window that the drive needs, so it reads "
-        f"{format_size(ours)} a token where `algorithm1`, which locks whole tensors beside a window "
-        f"of layers, reads {format_size(theirs)}."
+        f"{format_size(ours)} a token where `algorithm1`, which locks whole tensors beside a "
+        f"window of layers, reads {format_size(theirs)}."
     )
 
 
