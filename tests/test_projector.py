@@ -11,6 +11,7 @@ from projector import OPTIONS, describe, describe_plainly, handler, write_projec
 
 from flexinfer import Llama
 from flexinfer.errors import BudgetError, ModelNotFoundError
+from flexinfer.machine import process_memory
 
 pytestmark = pytest.mark.native
 
@@ -42,7 +43,8 @@ def test_its_memory_is_charged_and_comes_from_the_weights(
     model = str(tiny_model("tiny-wide", "f16"))
     projector = write_projector(tmp_path / "mmproj.gguf", _WIDTH, feed=20_000)
     size = projector.stat().st_size
-    with Llama(model, memory="400MiB", verbose=False, **OPTIONS) as llm:
+    plenty = process_memory() + (300 << 20)
+    with Llama(model, memory=plenty, verbose=False, **OPTIONS) as llm:
         base = sum(n for name, n in llm._ledger.accounts.items() if name != "weights")
         weights = llm.plan.held_bytes
     budget = base + weights + size // 2 + (8 << 20)

@@ -187,7 +187,9 @@ class Llama(llama_cpp.Llama):
     def memory(self, budget: str | int) -> None:
         nbytes = parse_size(budget)
         engine = self._running()
-        before, self._ledger.limit = self._ledger.limit, nbytes
+        assert self._opening is not None
+        before = self._ledger.limit
+        self._opening.limit_to(nbytes)
         free = self._ledger.free or 0
         try:
             engine.resize(engine.charged + free - margin(nbytes))

@@ -81,12 +81,20 @@ class Opening:
         self._loading: Loading | None = None
         self._began = process_memory()
         self._overhead = 0
+        self._limits = options.weight_memory is None
+
+    def limit_to(self, limit: int) -> None:
+        """Let the process use `limit` bytes from now on, as long as such a model is open."""
+        if not self._limits:
+            self._limits = True
+            self._ledger.limit_to(limit)
+        self._ledger.limit = limit
 
     def close(self) -> None:
         """Give the accounts back; the contexts and the model must be freed before."""
         self._ledger.release("overhead", self._overhead)
         self._overhead = 0
-        if self._options.weight_memory is None:
+        if self._limits:
             self._ledger.unlimit()
         if self.engine is not None:
             self._device.disown(self.engine)
