@@ -29,11 +29,13 @@ class FaultyReader(MemoryReader):
         self.started = 0
         self._hanging: list[Transfer] = []
 
-    def start(self, file: int, start: int, view: memoryview, need: int) -> Transfer:
+    def start(
+        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+    ) -> Transfer:
         fault = self.faults.get(self.started)
         self.started += 1
         if fault is None:
-            return super().start(file, start, view, need)
+            return super().start(file, start, view, need, urgent=urgent)
         transfer = Transfer()
         fault(transfer)
         if not transfer.done:

@@ -63,3 +63,35 @@ class Gguf:
     def build(self) -> bytes:
         header = self.header()
         return header + bytes(-len(header) % self.alignment) + bytes(self.data)
+
+
+def keyed(raw: bytes) -> Gguf:
+    return Gguf(keys=[ARCHITECTURE, raw])
+
+
+class MemorySource:
+    """A header in memory that counts what was asked of it, and may claim another size."""
+
+    def __init__(self, content: bytes, size: int | None = None, most: int = 1 << 30) -> None:
+        self.name = "memory.gguf"
+        self.size = len(content) if size is None else size
+        self.asked = 0
+        self._content = content
+        self._most = most
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        self.asked += nbytes
+        return self._content[offset : offset + min(nbytes, self._most)]
+
+
+# A small model with keys of several kinds, and where its header ends.
+CONTENT = Gguf(
+    keys=[
+        ARCHITECTURE,
+        key("general.alignment", 4, 32),
+        key("words", ARRAY, (STRING, ["one", "two", "three"])),
+        key("scores", ARRAY, (6, [1.0, 2.0])),
+        key("split.count", 2, 1),
+    ]
+).build()
+HEADER = len(CONTENT) - (256 + 32)

@@ -59,7 +59,9 @@ class _FakeReader:
     def span(self, file: int, offset: int, length: int) -> tuple[int, int]:
         raise AssertionError
 
-    def start(self, file: int, start: int, view: memoryview, need: int) -> Transfer:
+    def start(
+        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+    ) -> Transfer:
         self.drive.now += len(view) / self.rate
         self.drive.starts.append(start)
         self.drive.files.add(file)

@@ -362,6 +362,28 @@ def test_pieces_of_one_transfer_go_to_all_threads_first(
     reader.close()
 
 
+def test_an_urgent_transfer_overtakes_those_that_wait(path: Path, arena: Arena, gate: Gate) -> None:
+    reader = open_reader([path], threads=1, piece=PIECE)
+    gate.arm()
+    first, later = (reader.start(0, 0, arena.view(0, PIECE), PIECE) for _ in range(2))
+    assert gate.entered.acquire(timeout=10)
+    urgent = reader.start(0, 0, arena.view(8 * PIECE, PIECE), PIECE, urgent=True)
+    order: list[str] = []
+    names = {id(first): "first", id(later): "later", id(urgent): "urgent"}
+    finish = Transfer.finish
+
+    def finished(transfer: Transfer, error: ReadError | None = None) -> None:
+        order.append(names[id(transfer)])
+        finish(transfer, error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Transfer, "finish", finished)
+        gate.opened.set()
+        assert later.wait(10)
+    assert order == ["first", "urgent", "later"]
+    reader.close()
+
+
 def test_wait_says_no_when_it_takes_too_long(path: Path, arena: Arena, gate: Gate) -> None:
     reader = open_reader([path])
     gate.arm()

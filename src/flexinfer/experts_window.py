@@ -54,7 +54,9 @@ class MatrixReads:
         offset = matrix.offset + expert * matrix.nbytes
         start, stop = self._reader.span(matrix.file, offset, matrix.nbytes)
         view = arena.view(place, stop - start)
-        transfer = self._reader.start(matrix.file, start, view, offset + matrix.nbytes - start)
+        # Known only now: reads of weights that come later can wait.
+        need = offset + matrix.nbytes - start
+        transfer = self._reader.start(matrix.file, start, view, need, urgent=True)
         self._counters.read_bytes += stop - start
         return transfer, arena.address + place + offset - start
 

@@ -30,7 +30,9 @@ class MemoryReader:
         step = self.alignment
         return offset // step * step, -(-(offset + length) // step) * step
 
-    def start(self, file: int, start: int, view: memoryview, need: int) -> Transfer:
+    def start(
+        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+    ) -> Transfer:
         self._check_open()
         check_range(self, start, view, need)
         transfer = Transfer()
@@ -117,7 +119,9 @@ class SlowReader:
     def span(self, file: int, offset: int, length: int) -> tuple[int, int]:
         return self.reader.span(file, offset, length)
 
-    def start(self, file: int, start: int, view: memoryview, need: int) -> Transfer:
+    def start(
+        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+    ) -> Transfer:
         if self._closed:
             raise ReadError("the reader is closed")
         check_range(self, start, view, need)

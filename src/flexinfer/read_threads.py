@@ -1,4 +1,4 @@
-"""Threads that serve the pieces of transfers, first come, first served.
+"""Threads that serve the pieces of transfers, urgent ones first, else first come, first served.
 
 A thread holds the interpreter lock for microseconds a piece: one call of a C queue, one read, one
 short lock.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
@@ -78,7 +79,10 @@ class ReadThreads:
 
     def __init__(self, threads: int, files: Sequence[OpenFile]) -> None:
         self.files = files
-        self.queue: SimpleQueue[Piece | None] = SimpleQueue()
+        # One True for each piece in the two lines; False tells a thread to end.
+        self.queue: SimpleQueue[bool] = SimpleQueue()
+        self._urgent: deque[Piece] = deque()
+        self._ahead: deque[Piece] = deque()
         self.bytes_read = 0
         self.pieces = 0
         self.open: set[QueuedTransfer] = set()
@@ -101,13 +105,16 @@ class ReadThreads:
             running = time.perf_counter() - self._busy_since if self.open else 0.0
             return self._busy + running
 
-    def submit(self, transfer: QueuedTransfer, pieces: Sequence[Piece]) -> None:
+    def submit(
+        self, transfer: QueuedTransfer, pieces: Sequence[Piece], *, urgent: bool = False
+    ) -> None:
         with self._lock:
             if not self.open:
                 self._busy_since = time.perf_counter()
             self.open.add(transfer)
-        for piece in pieces:
-            self.queue.put(piece)
+        (self._urgent if urgent else self._ahead).extend(pieces)
+        for _ in pieces:
+            self.queue.put(True)
 
     def count(self, nbytes: int, pieces: int = 1) -> None:
         with self._lock:
@@ -118,13 +125,13 @@ class ReadThreads:
         error = ReadError("the read was cancelled")
         while True:
             try:
-                piece = self.queue.get_nowait()
+                more = self.queue.get_nowait()
             except Empty:
                 break
-            if piece is None:  # a thread's order to end; nothing comes after those
-                self.queue.put(piece)
+            if not more:  # nothing comes after the threads' orders to end
+                self.queue.put(more)
                 break
-            self._done(piece, 0, error)
+            self._done(self._next(), 0, error)
         with self._lock:
             for transfer in self.open:
                 transfer.error = transfer.error or error
@@ -141,7 +148,7 @@ class ReadThreads:
     def end(self) -> None:
         """Let the threads end after what is queued, and close the files. Never blocks."""
         for _ in self.threads:
-            self.queue.put(None)
+            self.queue.put(False)
 
     def join(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -154,7 +161,8 @@ class ReadThreads:
         self.join(_EXIT_SECONDS)
 
     def _serve(self) -> None:
-        while (piece := self.queue.get()) is not None:
+        while self.queue.get():
+            piece = self._next()
             error: ReadError | None = None
             count = 0
             if piece.transfer.error is None:
@@ -175,6 +183,13 @@ class ReadThreads:
             atexit.unregister(self._exit)
             for file in self.files:
                 file.close()
+
+    def _next(self) -> Piece:
+        """A piece for whoever took a True from the queue; there is one for each."""
+        try:
+            return self._urgent.popleft()
+        except IndexError:
+            return self._ahead.popleft()
 
     def _done(self, piece: Piece, count: int, error: ReadError | None) -> None:
         piece.view.release()

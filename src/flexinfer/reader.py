@@ -1,7 +1,8 @@
 """Model files read in large aligned pieces by a few threads.
 
 The pieces of one transfer are spread over all threads and transfers are served in the order in
-which they were started, so the one needed next is complete first. The threads hold the
+which they were started, so the one needed next is complete first; only what could not be known
+before overtakes. The threads hold the
 interpreter lock for microseconds a piece.
 """
 
@@ -48,8 +49,10 @@ class Reader(Protocol):
     def span(self, file: int, offset: int, length: int) -> tuple[int, int]:
         """The smallest aligned range, as (start, stop), that holds the bytes."""
 
-    def start(self, file: int, start: int, view: memoryview, need: int) -> Transfer:
-        """Begin to fill `view` from byte `start`.
+    def start(
+        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+    ) -> Transfer:
+        """Begin to fill `view` from byte `start`; `urgent` ones may overtake those that wait.
 
         Only the first `need` bytes must exist. `start` and the length of `view` are multiples of
         `alignment`, and so is the address of `view`.
@@ -124,7 +127,9 @@ class FileReader:
         start = offset // ALIGNMENT * ALIGNMENT
         return start, -(-(offset + length) // ALIGNMENT) * ALIGNMENT
 
-    def start(self, file: int, start: int, view: memoryview, need: int) -> Transfer:
+    def start(
+        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+    ) -> Transfer:
         check_range(self, start, view, need)
         if not self._alive.alive:
             raise ReadError("the reader is closed")
@@ -135,7 +140,7 @@ class FileReader:
             Piece(transfer, source, start + at, view[at : at + step], min(step, need - at))
             for at in cuts
         ]
-        self._pool.submit(transfer, pieces)
+        self._pool.submit(transfer, pieces, urgent=urgent)
         return transfer
 
     def read_into(self, file: int, offset: int, view: memoryview) -> None:
