@@ -49,6 +49,12 @@ def test_the_bound_is_the_slower_of_drive_and_processor() -> None:
     )
 
 
+def test_without_lookahead_reading_and_computing_add_up() -> None:
+    # 2 MiB at 2 MiB/s take a second.
+    made = replace(two_weights(), rates=Rates(2.0 * MIB, 0.5, "given"), lookahead=False)
+    assert made.bound_tok_s == pytest.approx(1 / 1.5)
+
+
 def test_the_mode_is_one_sentence() -> None:
     made = two_weights()
     assert (

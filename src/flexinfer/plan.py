@@ -206,9 +206,12 @@ class Plan:
 
     @property
     def bound_tok_s(self) -> float:
-        """``1 / max(C, S / B)``: no schedule of this plan can be faster for one sequence."""
+        """``1 / max(C, S / B)``: no schedule of this plan can be faster for one sequence.
+
+        ``1 / (C + S / B)`` where nothing is read ahead.
+        """
         compute, streamed = self.rates.compute_s, self.streamed_bytes / self.rates.drive
-        slowest = max(compute, streamed)
+        slowest = max(compute, streamed) if self.lookahead else compute + streamed
         if self.expert_window:
             # A layer's experts are known only after its router: nothing else hides their reading.
             work = sum(weight.token_bytes for weight in self.weights)

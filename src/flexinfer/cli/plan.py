@@ -171,11 +171,13 @@ def _size(catalogue: Catalogue) -> str:
 def _formula(plan: Plan) -> str:
     rates = plan.rates
     streamed, drive = format_size(plan.streamed_bytes), f"{rates.drive / 1e9:.2f} GB/s"
-    seconds = plan.streamed_bytes / rates.drive
-    return (
-        f"1 / max(C, S/B) = 1 / max({rates.compute_s:.3f} s computing, {streamed} / {drive} = "
-        f"{seconds:.3f} s reading) = {plan.bound_tok_s:.3g} tokens/s (rates: {rates.source})"
-    )
+    computing = f"{rates.compute_s:.3f} s computing"
+    reading = f"{streamed} / {drive} = {plan.streamed_bytes / rates.drive:.3f} s reading"
+    if plan.lookahead:
+        formula = f"1 / max(C, S/B) = 1 / max({computing}, {reading})"
+    else:
+        formula = f"1 / (C + S/B) = 1 / ({computing} + {reading})"
+    return f"{formula} = {plan.bound_tok_s:.3g} tokens/s (rates: {rates.source})"
 
 
 def _advise(forecast: Forecast, machine: Machine, rate: float | None) -> None:
