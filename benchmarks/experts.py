@@ -1,32 +1,46 @@
 """A mixture of experts in memory limits: budget kept, rate over its bound, mmap beside it.
 
-    python benchmarks/experts.py MODEL --budgets 3GiB,6GiB,12GiB --plain
+    python benchmarks/experts.py MODEL --budgets 3GiB,6GiB,12GiB,all --rounds 3
 
 The bound is ``C_dense + max(C_experts, missed bytes / B)``: a layer's experts are known only after
 its router, so reading hides behind nothing but other experts. C is the median step of plain
 llama.cpp with everything in memory, divided by the bytes of weights that a token uses; B our reads
 of random experts with nothing computed; missed bytes are what was really read. Each run is a
 process in a cgroup of exactly the budget, from a cold page cache; the first half of the tokens is
-warm-up. `--readahead` sets the drive's readahead for llama.cpp with mmap and restores it.
+warm-up. A round is C and then each budget; the ratio is the median of the rounds' own. The budget
+``all`` is everything in memory, without a group. `--readahead` sets the drive's readahead for
+llama.cpp with mmap and restores it.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
+from flexinfer import Llama
 from flexinfer.cgroup import limited
+from flexinfer.gguf import read_catalogue
 from flexinfer.machine import device_of
-from flexinfer.routing import KINDS, made_trace, optimum, simulate
+from flexinfer.routing import (
+    KINDS,
+    Trace,
+    TraceRecorder,
+    foreseen,
+    made_trace,
+    optimum,
+    simulate,
+)
 from flexinfer.sizes import format_size, parse_size
 
+_ALL = "all"
 WORKER = str(Path(__file__).with_name("experts_worker.py"))
 
 
@@ -35,16 +49,22 @@ WORKER = str(Path(__file__).with_name("experts_worker.py"))
 @click.option("--budgets", default="3GiB,6GiB,12GiB", show_default=True)
 @click.option("--prompt", default=16, show_default=True)
 @click.option("--tokens", default=40, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
 @click.option("--memory-step", type=float, help="C in ms; default: measured, needs the memory.")
 @click.option("--plain", is_flag=True, help="llama.cpp with mmap beside it; slow.")
 @click.option("--plain-tokens", default=4, show_default=True)
 @click.option("--readahead", default="", help="KiB, as 128,8192; default: as it is.")
-@click.option("--policies", is_flag=True, help="Hit rates of policies on made traces.")
+@click.option(
+    "--policies",
+    is_flag=True,
+    help="Hit rates of policies on traces, made ones and MODEL's; nothing else.",
+)
 def main(
     model: str,
     budgets: str,
     prompt: int,
     tokens: int,
+    rounds: int,
     memory_step: float | None,
     plain: bool,
     plain_tokens: int,
@@ -52,48 +72,77 @@ def main(
     policies: bool,
 ) -> None:
     if policies:
-        _policies()
-    if memory_step is None:
-        compute = _run(None, "plain", model, "-", prompt, 12)["token_s"]
-    else:
-        compute = memory_step / 1000
-    click.echo(f"C = {compute * 1000:.0f} ms a token in memory")
+        _policies(model)
+        return
+    found: dict[str, list[dict[str, Any]]] = {text: [] for text in budgets.split(",")}
+    inside: list[dict[str, Any]] = []
+    for _ in range(rounds):
+        if memory_step is None:
+            inside.append(_run(None, "memory", model, "-", prompt, tokens))
+        else:
+            inside.append({"token_s": memory_step / 1000, "prompt_s": float("nan")})
+        for text, runs in found.items():
+            runs.append(_ours(model, text, prompt, tokens, inside[-1]["token_s"]))
+    click.echo(
+        f"plain llama.cpp in memory: {_median(inside, 'token_s') * 1e3:.0f} ms a token, a prompt "
+        f"of {prompt} tokens {_median(inside, 'prompt_s'):.1f} s; {rounds} rounds"
+    )
     click.echo(
         "| cgroup | slots | hit rate | MB a token | B GB/s | bound ms | ours ms | ratio | wait ms "
-        "| peak | OOM kills | prompt s | max(C, S/B) ms | mmap ms (readahead KiB) |"
+        "| peak | OOM kills | prompt s | max(C, S/B) ms |"
     )
-    click.echo("|" + "---|" * 14)
-    for text in budgets.split(","):
-        click.echo(_row(model, text, prompt, tokens, compute))
-        if plain:
+    click.echo("|" + "---|" * 13)
+    for text, runs in found.items():
+        click.echo(_row(text, runs))
+    if plain:
+        for text in (text for text in found if text != _ALL):
             for kib in readahead.split(",") if readahead else [""]:
                 with _readahead(model, kib):
                     mmap = _run(parse_size(text), "plain", model, "-", 2, plain_tokens)
                 click.echo(f"mmap in {text}, readahead {kib or 'own'}: {mmap['token_s'] * 1e3:.0f}")
 
 
-def _row(model: str, text: str, prompt: int, tokens: int, compute: float) -> str:
-    ours = _run(parse_size(text), "ours", model, text, prompt, tokens)
-    missed = ours["token_bytes"] / ours.get("drive", float("inf"))
+def _ours(model: str, text: str, prompt: int, tokens: int, compute: float) -> dict[str, Any]:
+    """One run and what it is compared with, in seconds."""
+    if text == _ALL:
+        ours = _run(None, "ours", model, f"{_everything(model)}", prompt, tokens)
+    else:
+        ours = _run(parse_size(text), "ours", model, text, prompt, tokens)
+    missed = ours["token_bytes"] / ours["drive"] if "drive" in ours else 0.0
     experts = compute * ours["expert_share"]
-    bound = compute - experts + max(experts, missed)
-    slots = ours["slots"]
+    ours["bound"] = compute - experts + max(experts, missed)
+    ours["least"] = max(compute, missed)
+    ours["ratio"] = ours["bound"] / ours["token_s"]
+    return ours
+
+
+def _everything(model: str) -> int:
+    return read_catalogue(model).nbytes + (2 << 30)
+
+
+def _median(runs: list[dict[str, Any]], name: str) -> float:
+    return float(statistics.median(run.get(name, 0.0) for run in runs))
+
+
+def _row(text: str, runs: list[dict[str, Any]]) -> str:
+    slots, ratios = runs[0]["slots"], [run["ratio"] for run in runs]
+    peaks = [run["peak"] for run in runs if "peak" in run]
     cells = (
         text,
         f"{min(slots)}-{max(slots)}" if slots else "all",
-        f"{ours.get('hit_rate', 1.0):.2f} {ours.get('policy', '')}",
-        f"{ours['token_bytes'] / 1e6:.0f}",
-        f"{ours.get('drive', 0) / 1e9:.2f}",
-        f"{bound * 1e3:.0f}",
-        f"{ours['token_s'] * 1e3:.0f}",
-        f"{bound / ours['token_s']:.2f}",
-        f"{ours['wait_s'] * 1e3:.0f}",
-        format_size(ours["peak"]),
-        str(ours["kills"]),
-        f"{ours['prompt_s']:.1f}",
-        f"{max(compute, missed) * 1e3:.0f}",
+        f"{_median(runs, 'hit_rate'):.2f} {runs[0].get('policy', '')}" if slots else "-",
+        f"{_median(runs, 'token_bytes') / 1e6:.0f}",
+        f"{_median(runs, 'drive') / 1e9:.2f}",
+        f"{_median(runs, 'bound') * 1e3:.0f}",
+        f"{_median(runs, 'token_s') * 1e3:.0f}",
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+        f"{_median(runs, 'wait_s') * 1e3:.0f}",
+        format_size(max(peaks)) if peaks else "-",
+        str(sum(run.get("kills", 0) for run in runs)),
+        f"{_median(runs, 'prompt_s'):.1f}",
+        f"{_median(runs, 'least') * 1e3:.0f}",
     )
-    return "| " + " | ".join(cells) + " | |"
+    return "| " + " | ".join(cells) + " |"
 
 
 def _run(memory: int | None, *arguments: Any) -> dict[str, Any]:
@@ -128,17 +177,43 @@ def _readahead(model: str, kib: str) -> Iterator[None]:
         path.write_text(before)
 
 
-def _policies() -> None:
-    """128 experts, 8 used, 4 layers of 600 tokens; as fractions of Belady's hit rate."""
-    click.echo("| trace (overlap) | slots | lru | lfu | best while running | Belady |")
-    click.echo("|" + "---|" * 6)
+def _policies(model: str) -> None:
+    """Made traces of 128 experts, 8 used, 4 layers, 600 tokens, and one of MODEL's own."""
+    click.echo("| trace (overlap) | slots | lru | lfu | best while running | Belady | foreseen |")
+    click.echo("|" + "---|" * 7)
     for kind in KINDS:
         trace = made_trace(kind, experts=128, used=8, layers=4, tokens=600)
-        for slots in (16, 43, 90):
-            bound = optimum(trace, slots)
-            found = (simulate(trace, policy, slots) for policy in ("lru", "lfu", "best"))
-            cells = " | ".join(f"{rate:.3f} ({rate / bound:.2f})" for rate in found)
-            click.echo(f"| {kind} ({trace.overlap():.2f}) | {slots} | {cells} | {bound:.3f} |")
+        _compare(trace, (16, 43, 90))
+    trace = _recorded(model)
+    _compare(trace, sorted({max(trace.experts * share // 8, trace.used) for share in (2, 3, 4, 6)}))
+
+
+def _compare(trace: Trace, sizes: Sequence[int]) -> None:
+    for slots in sizes:
+        bound = optimum(trace, slots)
+        found = (simulate(trace, policy, slots) for policy in ("lru", "lfu", "best"))
+        cells = " | ".join(f"{rate:.3f} ({rate / bound:.2f})" for rate in found)
+        right, share = foreseen(trace, slots)
+        click.echo(
+            f"| {trace.label} ({trace.overlap():.2f}) | {slots} | {cells} | {bound:.3f} "
+            f"| {share:.0%} of the misses, {right:.0%} right |"
+        )
+
+
+def _recorded(model: str) -> Trace:
+    """Where MODEL sends the tokens of a text of its own."""
+    catalogue = read_catalogue(model)
+    recorder = TraceRecorder()
+    with Llama(model, weight_memory=catalogue.nbytes // 2, n_ctx=512, verbose=False) as llm:
+        store = llm.experts
+        if store is None:
+            raise click.ClickException(f"{model} has no experts to stream")
+        store.recorder = recorder
+        for seed in range(3):
+            llm("ROMEO:", max_tokens=400, temperature=0.8, seed=seed)
+    return recorder.trace(
+        f"{Path(model).name}, 1,200 tokens", catalogue.parameter("expert_count", 0)
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """One engine decoding random tokens of a mixture of experts; one JSON document of figures.
 
-    python experts_worker.py ours|plain MODEL BUDGET|- PROMPT TOKENS
+    python experts_worker.py ours|plain|memory MODEL BUDGET|- PROMPT TOKENS
+
+``plain`` is llama.cpp with mmap, ``memory`` without: mapped pages cost faults when touched first.
 
 Random tokens, because a random-weight model routes evenly only when its tokens differ. Opening and
 warm-up are outside all timing.
@@ -21,12 +23,14 @@ OPTIONS = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 512, "n_threads": 2, "n_th
 
 
 def main(kind: str, model: str, budget: str, prompt: int, tokens: int) -> dict[str, Any]:
-    options = OPTIONS if budget == "-" else OPTIONS | {"memory": budget}
-    llm = open_model(kind, model, options)
+    options: dict[str, Any] = OPTIONS | ({} if budget == "-" else {"memory": budget})
+    if kind == "memory":
+        options |= {"use_mmap": False}
+    llm = open_model("ours" if kind == "ours" else "plain", model, options)
     figures: dict[str, Any] = {"prompt_s": _prompt(llm, prompt)}
     half = max(tokens // 2, 1)
     _decode(llm, half)
-    if kind == "plain":
+    if kind != "ours":
         return figures | {"token_s": statistics.median(_decode(llm, tokens - half))}
     return figures | _ours(llm, tokens - half)
 

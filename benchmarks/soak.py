@@ -5,7 +5,8 @@
 One process in a cgroup of exactly that size, without swap, answers greedy, sampled and abandoned
 requests, changes its budget between and during them, and gives its memory back at random. Each
 answer is compared with the first one to the same request. Memory is sampled from outside every
-10 ms; descriptors, threads and anonymous bytes are those after the first tenth and at the end.
+10 ms; descriptors, threads and anonymous bytes are those after the first tenth and at the end, when
+all weights were just given back.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Worker:
             self._step()
             if passed > seconds * (sampled + 1) / 10:
                 sampled += 1
+                # Without weights, whose bytes follow the budget of the moment.
+                self._llm.release()
                 self.soak.states.append(_state())
         return self.soak
 

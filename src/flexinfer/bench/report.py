@@ -160,8 +160,10 @@ _MEMORY_NOTE = (
 
 def _halves(summary: Summary, setting: Setting) -> str:
     compute, drive = summary.compute_step(setting), summary.drive_rate(setting)
-    if compute is None or drive is None:
+    if drive is None:
         return "The bound was not measured, or only on a busy machine."
+    if compute is None:
+        return f"C was not measured, the bound is the drive's; B {_scaled(drive, 1e-9)} GB/s."
     return f"C {_ms(compute)} ms, B {_scaled(drive, 1e-9)} GB/s."
 
 

@@ -18,7 +18,8 @@ from flexinfer.cgroup import LimitedGroup, limited
 from flexinfer.directio import cached_fraction
 from flexinfer.errors import EngineError, UnsupportedError
 from flexinfer.groups import PROC
-from flexinfer.machine import device_of
+from flexinfer.machine import Machine, device_of
+from flexinfer.sizes import format_size
 
 # Below this a wait for the child would be missed by the samples of short runs.
 _EVERY_SECONDS = 0.1
@@ -72,6 +73,9 @@ def run_case(case: Case, job: Job, *, grouped: bool = True) -> dict[str, Any]:
         "ctx": job.ctx,
         "ubatch": job.ubatch,
     }
+    weights = sum(map(os.path.getsize, job.paths))
+    if case.system == COMPUTE and weights > Machine.detect().ceiling:
+        return {"failed": f"{format_size(weights)} of weights do not fit in memory", "wall_s": 0.0}
     cached = 0.0 if case.system == COMPUTE else drop_cache(job.paths)
     with _group(case, job, grouped) as group:
         result = _watched(document, group)

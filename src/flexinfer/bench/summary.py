@@ -157,11 +157,16 @@ class Summary:
 
     def bound(self, case: Case, number: int) -> Bound | None:
         """The bound of one round; None until both halves and a run of ours at this budget exist."""
-        compute = self._half(Case(COMPUTE, 0, None, case.cores), number)
+        in_memory = Case(COMPUTE, 0, None, case.cores)
+        compute = self._half(in_memory, number)
         drive = self._half(Case(DRIVE, 0, case.drive, case.cores), number)
         streamed = self.smallest_streamed(case)
-        if compute is None or drive is None or streamed is None:
+        if drive is None or streamed is None:
             return None
+        if compute is None:
+            # Of a model larger than the memory the drive's half is known, and is the longer one.
+            known = any(Case.from_json(run) == in_memory for run in self.failed)
+            return Bound(0.0, drive["rate"], streamed) if known else None
         return Bound(compute["step_s"], drive["rate"], streamed)
 
     def smallest_streamed(self, case: Case) -> int | None:
