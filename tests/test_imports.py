@@ -28,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
         *("read_threads", "reader", "residency", "ring", "rows", "stream", "waiting"),
     },
     "system": {
-        *("auto", "cgroup", "checkup", "estimate", "groups"),
+        *("auto", "cgroup", "checkup", "describe", "estimate", "groups"),
         *("hub", "hub_choice", "hub_download", "machine", "probe", "rates", "remembered"),
     },
     "native": {

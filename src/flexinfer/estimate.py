@@ -6,24 +6,19 @@ measures the same things: there the names below play no part.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flexinfer.describe import BLOCK, GROWTH, describe, gathered_bytes, looked_up_bytes
 from flexinfer.gguf import Catalogue
 from flexinfer.gguf_types import QUANT_TYPES, TensorInfo
 from flexinfer.plan import Costs, CostsOf, Use, Weight
 
 # Interpreter, library and command line: anonymous bytes before a model is opened.
 _PROCESS = 30 << 20
-# What the process grows by once the plan is made: the same figure that opening a model reserves.
-_GROWTH = 20 << 20
 # llama.cpp's vocabulary in memory, by token.
 _TOKEN_BYTES = 115
 _CONTEXT_STEP = 256
-_SLICE_ROWS = 16
-_FLOATS = frozenset({"f32", "f16", "bf16"})
-_BLOCK = re.compile(r"\bblk\.(\d+)\.(.+?)(?:\.weight)?\Z")
 # Tables that `GET_ROWS` reads.
 _TABLES = ("token_embd.weight", "position_embd.weight", "token_types.weight")
 
@@ -45,11 +40,10 @@ def estimate_costs(
     shape = _Shape.of(catalogue, kv_types)
     tables = [info for info in catalogue.tensors if info.name in _TABLES]
     experts = [info for info in catalogue.tensors if _use(catalogue, info) is Use.EXPERTS]
-    base = _PROCESS + _GROWTH + _TOKEN_BYTES * shape.vocabulary
+    base = _PROCESS + GROWTH + _TOKEN_BYTES * shape.vocabulary
 
     def costs(ctx: int, ubatch: int) -> Costs:
-        rows = sum(min(ubatch * (info.row_bytes + 8192), info.nbytes) for info in tables)
-        gathered = max((ubatch * 8 * sum(info.shape[:2]) for info in experts), default=0)
+        rows, gathered = looked_up_bytes(tables, ubatch), gathered_bytes(experts, ubatch)
         work = ubatch * shape.work_bytes(ctx, flash_attention)
         return Costs(
             overhead=base + work + rows + gathered,
@@ -111,7 +105,7 @@ class _Shape:
 
 def _place(info: TensorInfo) -> tuple[int, int]:
     """Embeddings, blocks by number, what comes after them."""
-    block = _BLOCK.search(info.name)
+    block = BLOCK.search(info.name)
     if block:
         return 1, int(block[1])
     return (2, 0) if info.name.startswith("output") else (0, 0)
@@ -121,23 +115,16 @@ def _weight(
     catalogue: Catalogue, info: TensorInfo, threads: int, groups: Mapping[int, int]
 ) -> Weight:
     use = _use(catalogue, info)
-    block = _BLOCK.search(info.name)
-    step = _SLICE_ROWS * threads if use is Use.MATMUL else 0
-    if info.type.name in _FLOATS and info.rows % 4:
-        step = 0
-    layer = int(block[1]) if block else None
-    is_expert = use is Use.EXPERTS
-    return Weight(
-        name=info.name,
-        nbytes=info.nbytes,
-        rows=info.rows,
-        use=use,
-        row_step=step if info.rows > step else 0,
-        layer=layer,
-        role=block[2] if block else None,
-        experts=info.shape[2] if is_expert else 1,
-        used=_integer(catalogue, "expert_used_count", 1) if is_expert else 1,
-        group=groups[layer or 0] if is_expert else None,
+    if use is not Use.EXPERTS:
+        return describe(info, use, threads)
+    block = BLOCK.search(info.name)
+    return describe(
+        info,
+        use,
+        threads,
+        experts=info.shape[2],
+        used=_integer(catalogue, "expert_used_count", 1),
+        group=groups[int(block[1]) if block else 0],
     )
 
 
@@ -152,14 +139,14 @@ def _use(catalogue: Catalogue, info: TensorInfo) -> Use:
 
 
 def _expert_layers(catalogue: Catalogue) -> list[int]:
-    blocks = (_BLOCK.search(info.name) for info in catalogue.tensors if "_exps." in info.name)
+    blocks = (BLOCK.search(info.name) for info in catalogue.tensors if "_exps." in info.name)
     return sorted({int(block[1]) for block in blocks if block})
 
 
 def _layers(catalogue: Catalogue) -> dict[int, dict[str, TensorInfo]]:
     layers: dict[int, dict[str, TensorInfo]] = {}
     for info in catalogue.tensors:
-        block = _BLOCK.search(info.name)
+        block = BLOCK.search(info.name)
         if block:
             layers.setdefault(int(block[1]), {})[block[2]] = info
     return layers

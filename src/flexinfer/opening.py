@@ -16,6 +16,7 @@ from typing import Any
 
 from flexinfer import planner
 from flexinfer.budget import Ledger
+from flexinfer.describe import GROWTH
 from flexinfer.device import Device, device
 from flexinfer.engine import Engine
 from flexinfer.errors import ModelFileError
@@ -27,9 +28,6 @@ from flexinfer.residency import Held, Residency
 from flexinfer.scopes import Loading
 from flexinfer.trials import Trials
 
-# What the process still grows by after the plan: programs, reader threads, the sampler, the
-# binding's batch and Python's own heap. Measured as the difference to what was settled.
-GROWTH = 20 << 20
 _ALL_LAYERS = 0x7FFFFFFF
 
 _patching = threading.RLock()
@@ -178,7 +176,7 @@ class Opening:
         def costs(ctx: int, ubatch: int) -> Costs:
             trial = trials.run(ctx, ubatch)
             logits = 4 * vocabulary * ctx if self._options.logits_all else 0
-            extra = trial.work + trials.row_bytes(ubatch) + trials.gathered_bytes(ubatch)
+            extra = trial.work + trials.batch_bytes(ubatch)
             return Costs(base + GROWTH + extra + logits, trial.kv, trial.compute)
 
         weights, held = trials.weights()

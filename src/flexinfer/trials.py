@@ -6,13 +6,13 @@ space, so any context can be created, looked at and freed again.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from flexinfer import graph
 from flexinfer._ggml import CGraph, Tensor
+from flexinfer.describe import describe, gathered_bytes, looked_up_bytes
 from flexinfer.device import device, work_size
 from flexinfer.errors import EngineError, ModelFileError
 from flexinfer.gguf import Catalogue, TensorInfo
@@ -20,10 +20,6 @@ from flexinfer.operands import check_operands
 from flexinfer.plan import Use, Weight
 from flexinfer.residency import Held
 from flexinfer.scopes import Loading, WeightTensor
-
-_SLICE_ROWS = 16
-_FLOATS = frozenset({"f32", "f16", "bf16"})
-_BLOCK = re.compile(r"\bblk\.(\d+)\.(.+?)(?:\.weight)?\Z")
 
 
 @dataclass(frozen=True)
@@ -101,24 +97,13 @@ class Trials:
         self._known[ctx, ubatch] = trial
         return trial
 
-    def row_bytes(self, ubatch: int) -> int:
-        """Bytes that single rows of embeddings, tied ones too, take in a batch."""
-        return sum(
-            min(ubatch * (info.row_bytes + 8192), info.nbytes)
-            for tensor, info in self._found
-            if tensor.address in self._looked_up
+    def batch_bytes(self, ubatch: int) -> int:
+        """Bytes that rows of embeddings and of experts take in a batch."""
+        tables = (info for tensor, info in self._found if tensor.address in self._looked_up)
+        experts = (
+            info for tensor, info in self._found if self._uses.get(tensor.address) is Use.EXPERTS
         )
-
-    def gathered_bytes(self, ubatch: int) -> int:
-        """Bytes that the inputs and outputs of one expert's rows take in a batch."""
-        return max(
-            (
-                ubatch * 4 * 2 * sum(info.shape[:2])
-                for tensor, info in self._found
-                if self._uses.get(tensor.address) is Use.EXPERTS
-            ),
-            default=0,
-        )
+        return looked_up_bytes(tables, ubatch) + gathered_bytes(experts, ubatch)
 
     def weights(self) -> tuple[list[Weight], list[Held]]:
         """All weights in the order of the graphs, for the planner and for residency.
@@ -151,20 +136,7 @@ class Trials:
 
     def _weight(self, tensor: WeightTensor, info: TensorInfo) -> Weight:
         use = self._uses.get(tensor.address, Use.IDLE)
-        block = _BLOCK.search(info.name)
-        step = _SLICE_ROWS * self._threads if use is Use.MATMUL else 0
-        if info.type.name in _FLOATS and info.rows % 4:
-            step = 0
-        return Weight(
-            name=info.name,
-            nbytes=info.nbytes,
-            rows=info.rows,
-            use=use,
-            row_step=step if info.rows > step else 0,
-            layer=int(block[1]) if block else None,
-            role=block[2] if block else None,
-            **self._expert_fields(tensor, use),
-        )
+        return describe(info, use, self._threads, **self._expert_fields(tensor, use))
 
     def _expert_fields(self, tensor: WeightTensor, use: Use) -> dict[str, int]:
         routing = self._routing.get(tensor.address)

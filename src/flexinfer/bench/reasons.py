@@ -35,7 +35,7 @@ class _Counters:
         self.drive = drive.median if drive else None
 
     def per_token(self, system: str, name: str) -> list[float]:
-        return self._each(system, lambda run: float(run["per_token"].get(name, 0)))
+        return self._each(system, _counter(name))
 
     def read_rate(self, system: str, name: str | None) -> list[float]:
         """Bytes read over the seconds of a counter, or of the whole step."""
@@ -57,13 +57,17 @@ class _Counters:
 
     def at(self, budget: int, system: str, name: str) -> float:
         case = case_of(self._setting, system, budget)
-        found = self._summary.figure(case, lambda run: float(run["per_token"].get(name, 0)))
+        found = self._summary.figure(case, _counter(name))
         return found.median if found else 0.0
 
     def _each(self, system: str, value: Callable[[dict[str, Any]], float]) -> list[float]:
         cases = (case_of(self._setting, system, budget) for budget in self.budgets)
         spreads = (self._summary.figure(case, value) for case in cases)
         return [spread.median for spread in spreads if spread is not None]
+
+
+def _counter(name: str) -> Callable[[dict[str, Any]], float]:
+    return lambda run: float(run["per_token"].get(name, 0))
 
 
 def _direct_reads(counted: _Counters, readahead: int | None) -> str | None:

@@ -55,11 +55,11 @@ def sections(document: dict[str, Any]) -> Iterator[Section]:
     """The whole report of one results file."""
     yield Section("Benchmark", _machine(document["machine"]), level=1)
     yield Section("How it was measured", _method(), level=2)
+    readahead = document["machine"]["drive"].get("readahead_kib")
     for name, entry in document["models"].items():
         summary = Summary(name, entry)
         yield Section(summary.name, _conditions(summary), level=2)
         for setting in summary.settings:
-            readahead = document["machine"]["drive"].get("readahead_kib")
             yield from _setting(summary, setting, readahead)
 
 
@@ -160,7 +160,7 @@ _MEMORY_NOTE = (
 
 def _halves(summary: Summary, setting: Setting) -> str:
     compute, drive = summary.compute_step(setting), summary.drive_rate(setting)
-    if drive is None:
+    if drive is None or (compute is None and not summary.without_compute(setting.cores)):
         return "The bound was not measured, or only on a busy machine."
     if compute is None:
         return f"C was not measured, the bound is the drive's; B {_scaled(drive, 1e-9)} GB/s."

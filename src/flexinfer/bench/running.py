@@ -73,10 +73,13 @@ def run_case(case: Case, job: Job, *, grouped: bool = True) -> dict[str, Any]:
         "ctx": job.ctx,
         "ubatch": job.ubatch,
     }
-    weights = sum(map(os.path.getsize, job.paths))
-    if case.system == COMPUTE and weights > Machine.detect().ceiling:
-        return {"failed": f"{format_size(weights)} of weights do not fit in memory", "wall_s": 0.0}
-    cached = 0.0 if case.system == COMPUTE else drop_cache(job.paths)
+    if case.system == COMPUTE:
+        weights, cached = sum(map(os.path.getsize, job.paths)), 0.0
+        if weights > Machine.detect().ceiling:
+            reason = f"{format_size(weights)} of weights do not fit in memory"
+            return {"failed": reason, "wall_s": 0.0}
+    else:
+        cached = drop_cache(job.paths)
     with _group(case, job, grouped) as group:
         result = _watched(document, group)
     return result | {"limited": group is not None, "cached_before": round(cached, 3)}

@@ -157,17 +157,21 @@ class Summary:
 
     def bound(self, case: Case, number: int) -> Bound | None:
         """The bound of one round; None until both halves and a run of ours at this budget exist."""
-        in_memory = Case(COMPUTE, 0, None, case.cores)
-        compute = self._half(in_memory, number)
+        compute = self._half(Case(COMPUTE, 0, None, case.cores), number)
         drive = self._half(Case(DRIVE, 0, case.drive, case.cores), number)
         streamed = self.smallest_streamed(case)
         if drive is None or streamed is None:
             return None
         if compute is None:
-            # Of a model larger than the memory the drive's half is known, and is the longer one.
-            known = any(Case.from_json(run) == in_memory for run in self.failed)
-            return Bound(0.0, drive["rate"], streamed) if known else None
+            # The drive's half is known then, and is the longer one.
+            alone = self.without_compute(case.cores)
+            return Bound(0.0, drive["rate"], streamed) if alone else None
         return Bound(compute["step_s"], drive["rate"], streamed)
+
+    def without_compute(self, cores: int) -> bool:
+        """Whether C could not be measured, as of a model that is larger than the memory."""
+        in_memory = Case(COMPUTE, 0, None, cores)
+        return any(Case.from_json(run) == in_memory for run in self.failed)
 
     def smallest_streamed(self, case: Case) -> int | None:
         """S*: the weights a token uses, less what is left of the budget beside other needs.
