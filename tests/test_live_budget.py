@@ -143,17 +143,31 @@ def test_a_limit_ends_with_the_last_model_that_asked_for_one(tiny_model: TinyMod
             assert later.memory == 5 << 30
 
 
-def test_two_models_that_grow_at_once_never_wait_for_each_other(tiny_model: TinyModel) -> None:
-    """Each takes what the other has, again and again, while both answer."""
+def test_two_models_that_grow_at_once_never_wait_for_each_other(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ask at the same moment, each for what only the other can give, and answer meanwhile."""
     path = tiny_model("tiny-wide", "f16")
     with open_tiny(path, weight_memory="1GiB") as one, open_tiny(path, weight_memory="1GiB") as two:
         engines = [llm._running() for llm in (one, two)]
         expected = answer(one)
         ledger = one._ledger
+        most, least = engines[0].charged, _least(one)
+        for engine in engines:
+            engine.resize(least)
+        # Not even one grows to its wish without bytes of the other's smallest window.
         rest = ledger.used - sum(engine.charged for engine in engines)
-        most = engines[0].charged
-        ledger.limit = rest + most + (1 << 20)
+        ledger.limit = rest + most + least // 2
         ended: list[bool] = []
+        both, charge = threading.Barrier(2), ledger.charge
+
+        def charge_together(account: str, nbytes: int) -> None:
+            if account == "weights":
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    both.wait(0.2)
+            charge(account, nbytes)
+
+        monkeypatch.setattr(ledger, "charge", charge_together)
 
         def grow(llm: Llama) -> None:
             for _ in range(15):
