@@ -6,11 +6,14 @@ One process in a cgroup of exactly that size, without swap, answers greedy, samp
 requests, changes its budget between and during them, and gives its memory back at random. Each
 answer is compared with the first one to the same request. Memory is sampled from outside every
 10 ms; descriptors, threads and anonymous bytes are those after the first tenth and at the end, when
-all weights were just given back.
+all weights were just given back. Beside the anonymous bytes stand those in use in malloc and the
+blocks Python has: what grows in the first alone is memory that was freed but lies between pieces in
+use.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -36,6 +39,8 @@ class State:
     """What a leak would show in."""
 
     anonymous: int
+    malloc: int
+    python_blocks: int
     threads: int
     descriptors: int
 
@@ -126,9 +131,29 @@ def _state() -> State:
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     return State(
         int(fields["RssAnon"].split()[0]) << 10,
+        _in_malloc(),
+        sys.getallocatedblocks(),
         int(fields["Threads"]),
         len(os.listdir("/proc/self/fd")),
     )
+
+
+class _Mallinfo(ctypes.Structure):
+    """``struct mallinfo2`` of glibc 2.33 and later."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks")),
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+def _in_malloc() -> int:
+    """Bytes that callers of malloc hold, in all its arenas and in mappings of their own."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Mallinfo
+    info = mallinfo()
+    return int(info.uordblks + info.hblkhd)
 
 
 @click.command()
@@ -164,7 +189,10 @@ def main(model: str, minutes: float, memory: str, seed: int, worker: bool) -> No
                 **{k: v for k, v in soak.items() if k != "states"},
                 "settled": settled,
                 "last": last,
-                "anonymous": [state["anonymous"] for state in soak["states"]],
+                **{
+                    what: [state[what] for state in soak["states"]]
+                    for what in ("anonymous", "malloc", "python_blocks")
+                },
             },
             indent=1,
         )

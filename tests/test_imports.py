@@ -38,7 +38,7 @@ LAYERS: dict[str, set[str]] = {
     "engine": {"accounts", "engine", "guard", "opening", "trials"},
     "show": {"show"},
     "surface": {
-        *("", "__main__", "bench", "cli", "conversation", "generation"),
+        *("", "__main__", "batches", "bench", "cli", "conversation", "generation"),
         *("llama", "plain", "projector", "session", "state", "vocabulary"),
     },
     "synth": {"synth"},

@@ -31,7 +31,10 @@ class Guard:
                         raise failure from error
                     if self._engine.closing:
                         raise EngineError("the model was closed while it answered") from error
-                    raise
+                    raise EngineError(
+                        f"llama.cpp could not compute a batch ({error}); opened with verbose=True "
+                        "it says why"
+                    ) from error
 
         return guarded
 

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from llama_cpp.llama import LlamaState
 from flexinfer import state
 from flexinfer.accounts import process_ledger
 from flexinfer.auto import Follower, Move
+from flexinfer.batches import Batches
 from flexinfer.broken import check_parameters
 from flexinfer.device import device
 from flexinfer.directio import cached_fraction
@@ -218,9 +219,33 @@ class Llama(llama_cpp.Llama):
             "overhead": self._ledger.accounts.get("overhead", 0),
         }
 
+    def generate(
+        self, tokens: Sequence[int], *arguments: Any, **options: Any
+    ) -> Generator[int, Sequence[int] | None, None]:
+        """Tokens after a prompt, as the parent's; a model with an encoder reads it there first.
+
+        Raises:
+            RequestError: the model writes no text, or its encoder cannot take the prompt at once.
+        """
+        if self._batches.encodes_prompts:
+            self._encode(list(tokens))
+            tokens = [self._batches.answer_start()]
+        yield from super().generate(tokens, *arguments, **options)
+
     def eval(self, tokens: Sequence[int]) -> None:
         with self._in_use():
+            self._batches.check_writes()
             super().eval(tokens)
+
+    def _encode(self, prompt: list[int]) -> None:
+        """Have the encoder read `prompt`; the decoder then begins anew."""
+        with self._in_use():
+            self.reset()
+            # llama.cpp holds the prompt's positions against those of the answer before.
+            self._ctx.kv_cache_clear()
+            self._batches.check_size(len(prompt))
+            self._batch.set_batch(prompt, 0, True)
+            self._ctx.encode(self._batch)
 
     def sample(self, *arguments: Any, **options: Any) -> int:
         with self._in_use():
@@ -306,8 +331,15 @@ class Llama(llama_cpp.Llama):
             raise EngineError(f"{self.model_path} has no weights to run")
         self._engine = opening.engine
         guard = Guard(opening.engine)
-        self._ctx.decode = guard.wrap(self._ctx.decode)
-        self._ctx.encode = guard.wrap(self._ctx.encode)
+        self._batches = Batches(
+            self.catalogue.name,
+            self._model.model,
+            self._ctx.ctx,
+            causal=bool(self.catalogue.parameter("attention.causal", True)),
+            attention_type=self.context_params.attention_type,
+        )
+        self._ctx.decode = self._batches.decoding(guard.wrap(self._ctx.decode))
+        self._ctx.encode = self._batches.encoding(guard.wrap(self._ctx.encode))
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:

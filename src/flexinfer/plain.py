@@ -71,7 +71,13 @@ def _answer(request: dict[str, Any]) -> list[int]:
 
     llm = open_plain(request["path"], **request["options"])
     ids: list[int] = []
-    for token in llm.generate(request["prompt"], **request["sampling"]):
+    prompt = request["prompt"]
+    start = binding.llama_model_decoder_start_token(llm._model.model)
+    if binding.llama_model_has_encoder(llm._model.model) and start >= 0:
+        llm._batch.set_batch(prompt, 0, True)
+        llm._ctx.encode(llm._batch)
+        prompt = [start]
+    for token in llm.generate(prompt, **request["sampling"]):
         ids.append(int(token))
         if len(ids) >= request["count"] or binding.llama_vocab_is_eog(llm._model.vocab, token):
             break
