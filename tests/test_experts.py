@@ -191,9 +191,9 @@ def test_a_wrong_expert_is_seen(
     (expected,) = decode_plainly(path, [scenario], tmp_path)
     start = MatrixReads.start
 
-    def exchanged(self, matrix, expert, arena, place):  # type: ignore[no-untyped-def]
+    def exchanged(self, matrix, expert, arena, place, **how):  # type: ignore[no-untyped-def]
         other = expert ^ (matrix.name == "blk.2.ffn_up_exps.weight")
-        return start(self, matrix, other, arena, place)
+        return start(self, matrix, other, arena, place, **how)
 
     monkeypatch.setattr(MatrixReads, "start", exchanged)
     with Llama(str(path), weight_memory=least_memory(path), **scenario.options()) as llm:

@@ -20,7 +20,15 @@ LAYERS: dict[str, set[str]] = {
     "base": {"errors", "sizes", "gguf_types", "layout"},
     "files": {"broken", "gguf", "gguf_header", "gguf_source"},
     "policy": {
-        *("adaptive", "balance", "budget", "choice", "experts_cache", "experts_plan"),
+        *(
+            "adaptive",
+            "balance",
+            "budget",
+            "choice",
+            "experts_cache",
+            "experts_guesses",
+            "experts_plan",
+        ),
         *("forecast", "observed", "plan", "planner", "policies", "routing", "strategies"),
     },
     "storage": {
@@ -33,7 +41,15 @@ LAYERS: dict[str, set[str]] = {
     },
     "native": {
         *("_ggml", "aborts", "address_space", "buffers", "callbacks", "compute_rate", "device"),
-        *("experts_nodes", "ggml_check", "ggml_library", "graph", "operands", "scopes"),
+        *(
+            "experts_nodes",
+            "experts_router",
+            "ggml_check",
+            "ggml_library",
+            "graph",
+            "operands",
+            "scopes",
+        ),
     },
     "engine": {"accounts", "engine", "guard", "opening", "trials"},
     "show": {"show"},
@@ -71,7 +87,7 @@ EXCEPTIONS: dict[str, set[str]] = {
 RESERVED: dict[str, set[str]] = {
     "ctypes": {
         *("_ggml", "address_space", "buffers", "callbacks", "device"),
-        *("experts_nodes", "ggml_check", "ggml_library", "graph", "memlock"),
+        *("experts_nodes", "experts_router", "ggml_check", "ggml_library", "graph", "memlock"),
     },
     "llama_cpp": {"opening"} | LAYERS["surface"],
     "click": {"cli"},

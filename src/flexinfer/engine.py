@@ -18,6 +18,7 @@ from flexinfer.budget import Ledger
 from flexinfer.device import InnerBackend
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.experts_nodes import Routed, Scratch, route
+from flexinfer.experts_router import foresee
 from flexinfer.graph import Program, Step
 from flexinfer.observed import Observed
 from flexinfer.plan import Plan
@@ -219,6 +220,7 @@ class Engine:
         program: Program | None = backend.programs.get(uid) if uid else None
         if program is None or program.version != version:
             program = Program(graph_address, self.residency.layouts, version)
+            foresee(graph_address, program.routed, self.residency.layouts)
             if uid:
                 backend.programs.pop(uid, None)
                 while len(backend.programs) >= _PROGRAMS_KEPT:
@@ -289,8 +291,9 @@ class Engine:
     def _experts(self, backend: InnerBackend, program: Program, routed: Routed) -> tuple[int, int]:
         """Compute the nodes of a routed step, expert by expert as they arrive."""
         routing = route(routed, self._scratch)
-        segments = 0
-        for ready in self.residency.fetch_experts(routing.batch):
+        arrivals = self.residency.fetch_experts(routing.batch)
+        segments = self._guess(backend, program, routed)
+        for ready in arrivals:
             for array, count in routing.segments(ready):
                 status = backend.compute(program.segment_of(array, count))
                 segments += 1
@@ -299,6 +302,22 @@ class Engine:
                 routing.finish()
             self.check()
         return _ggml.STATUS_SUCCESS, segments
+
+    def _guess(self, backend: InnerBackend, program: Program, routed: Routed) -> int:
+        """While a layer's experts are read, find those that the next one will want; segments."""
+        foresight = routed.foresight
+        if foresight is None:
+            return 0
+        most = self.residency.guesses(foresight.group, foresight.used)
+        if not most:
+            return 0
+        began = time.perf_counter()
+        foresight.aim()
+        status = backend.compute(program.segment_of(foresight.array, foresight.count))
+        if status == _ggml.STATUS_SUCCESS:
+            cost = time.perf_counter() - began
+            self.residency.guess_experts(foresight.group, foresight.experts(), most, cost)
+        return 1
 
     def _place(self, step: Step) -> None:
         for load in step.loads:

@@ -7,10 +7,12 @@ one (a prompt) uses what is in the slots, fills free ones, and sends the rest th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from flexinfer.experts_cache import Batch, Ready, SlotTable
+from flexinfer.experts_guesses import Guess, Guessing
 from flexinfer.experts_window import ExpertWindow, Matrix, MatrixReads
 from flexinfer.pages import PAGE, Arena, Slot, round_up
 from flexinfer.policies import Chooser
@@ -18,6 +20,8 @@ from flexinfer.reader import Transfer
 
 # Shadow caches run for one layer in so many: what is learned there holds for all.
 _SAMPLED = 8
+# Experts of a layer read before it asks: no drive reads more while a layer's dense part computes.
+_MOST_GUESSES = 4
 
 # Called with a group and, for each token of a batch, its experts.
 Recorder = Callable[[int, Sequence[Sequence[int]]], None]
@@ -25,10 +29,19 @@ Recorder = Callable[[int, Sequence[Sequence[int]]], None]
 
 @dataclass
 class ExpertCounters:
-    """Sums since the model was opened: experts that batches wanted, and found in slots."""
+    """Sums since the model was opened.
+
+    Attributes:
+        wanted: experts that batches wanted.
+        hits: the ones that were in slots, not counting those that were read on a guess.
+        guessed: experts read before their layer asked.
+        guessed_right: the ones it then asked for.
+    """
 
     wanted: int = 0
     hits: int = 0
+    guessed: int = 0
+    guessed_right: int = 0
 
     @property
     def hit_rate(self) -> float:
@@ -45,6 +58,10 @@ class _Group:
     addresses: dict[int, list[int]] = field(default_factory=dict)
     # Of experts whose reads may not be complete: the transfer of each matrix.
     arriving: dict[int, dict[int, Transfer]] = field(default_factory=dict)
+    # Experts read on a guess since the last routing, likeliest first.
+    guesses: list[int] = field(default_factory=list)
+    guessed_at: float = 0.0
+    guess_cost_s: float = 0.0
 
     @property
     def slot_bytes(self) -> int:
@@ -57,6 +74,25 @@ class _Group:
             for transfers in self.arriving.values()
             for transfer in transfers.values()
         )
+
+    @property
+    def under_way(self) -> set[int]:
+        """Experts whose slots are still being written to."""
+        return {
+            expert
+            for expert, transfers in self.arriving.items()
+            if not all(transfer.done for transfer in transfers.values())
+        }
+
+    def settle(self) -> None:
+        """Book what arrived unasked; a read that failed on a guess is one that was not made."""
+        for expert, transfers in list(self.arriving.items()):
+            if not all(transfer.done for transfer in transfers.values()):
+                continue
+            if any(transfer.error for transfer in transfers.values()):
+                self.forget(expert)
+            else:
+                del self.arriving[expert]
 
     @property
     def end(self) -> int:
@@ -102,6 +138,7 @@ class ExpertStore:
             self._groups.append(group)
             base += group.slot_bytes
         self._choosers = _choosers(slots)
+        self.guessing = Guessing(_MOST_GUESSES)
 
     def __repr__(self) -> str:
         held = sum(len(group.table.held) for group in self._groups)
@@ -128,11 +165,37 @@ class ExpertStore:
         """
         group = self._groups[batch.group]
         if batch.first:
+            group.settle()
+            self._settle_guesses(group, batch)
             self._count(group, batch)
         if len(batch.uses) > group.table.slots:
             return self._waves(group, batch)
-        self._admit(group, batch, [e for e in batch.uses if e not in group.addresses])
+        missing = [e for e in batch.uses if e not in group.addresses]
+        self._admit(group, batch.uses.keys() | group.under_way, missing, batch.members)
         return self._arrivals(group, list(batch.uses), batch.members)
+
+    def guesses(self, group: int, used: int) -> int:
+        """How many experts of `group`, of which a token uses `used`, to read before it asks.
+
+        Slots must hold them beside all that the token can want.
+        """
+        spare = self._groups[group].table.slots - used
+        if spare <= 0 or self._groups[group].under_way:
+            return 0
+        return min(self.guessing.depth(), spare)
+
+    def guess(self, group: int, experts: Sequence[int], most: int, cost_s: float) -> None:
+        """Start to read the first `most` of `experts` that are not in slots.
+
+        They are read when nothing else is to be read. `cost_s`: seconds it took to guess.
+        """
+        ahead = self._groups[group]
+        ahead.guesses = [e for e in experts if e not in ahead.addresses][:most]
+        ahead.guess_cost_s = cost_s
+        ahead.guessed_at = time.perf_counter()
+        self.counters.guessed += len(ahead.guesses)
+        members = range(len(ahead.matrices))
+        self._admit(ahead, set(experts), ahead.guesses, members, urgent=False)
 
     def resize(self, slots: Sequence[int], window: int) -> None:
         """Go over to other numbers of slots and another window; memory given up goes back now."""
@@ -173,10 +236,26 @@ class ExpertStore:
         self._arena.close()
         self._arena = Arena(nbytes)
 
+    def _settle_guesses(self, group: _Group, batch: Batch) -> None:
+        """The layer asks: hold against it what was guessed."""
+        if not group.guess_cost_s:
+            return
+        ahead_s = time.perf_counter() - group.guessed_at
+        read_s = self._reads.seconds(group.slot_bytes)
+        self.guessing.note(
+            [
+                Guess(rank, ahead_s, read_s, expert in batch.uses)
+                for rank, expert in enumerate(group.guesses)
+            ],
+            group.guess_cost_s,
+        )
+        self.counters.guessed_right += sum(expert in batch.uses for expert in group.guesses)
+
     def _count(self, group: _Group, batch: Batch) -> None:
-        held = group.addresses
+        held = group.addresses.keys() - group.guesses
         self.counters.wanted += len(batch.uses)
         self.counters.hits += sum(expert in held for expert in batch.uses)
+        group.guesses, group.guess_cost_s = [], 0.0
         group.table.note(batch.uses, batch.tokens)
         if self.recorder is not None:
             self.recorder(batch.group, batch.ids)
@@ -186,22 +265,33 @@ class ExpertStore:
 
     # -- slots --------------------------------------------------------------------------------
 
-    def _admit(self, group: _Group, batch: Batch, missing: Sequence[int]) -> None:
-        """Start to read `missing` into slots, what is needed now before the rest."""
+    def _admit(
+        self,
+        group: _Group,
+        kept: Set[int],
+        missing: Sequence[int],
+        first: Sequence[int],
+        *,
+        urgent: bool = True,
+    ) -> None:
+        """Start to read `missing` into slots, the matrices `first` before the others.
+
+        None of `kept` has to make room.
+        """
         if not missing:
             return
         policy = self.policy
         places = {}
         for expert in missing:
-            slot = self._make_room(group, expert, batch, policy)
+            slot = self._make_room(group, expert, kept, policy)
             places[expert] = group.base + slot * group.stride
             group.addresses[expert] = [0] * len(group.matrices)
             group.arriving[expert] = {}
-        order = sorted(range(len(group.matrices)), key=lambda m: m not in batch.members)
+        order = sorted(range(len(group.matrices)), key=lambda m: m not in first)
         offsets = [0]
         for matrix in group.matrices:
             offsets.append(offsets[-1] + matrix.span)
-        for members in (order[: len(batch.members)], order[len(batch.members) :]):
+        for members in (order[: len(first)], order[len(first) :]):
             for expert in missing:
                 for member in members:
                     transfer, address = self._reads.start(
@@ -209,13 +299,14 @@ class ExpertStore:
                         expert,
                         self._arena,
                         places[expert] + offsets[member],
+                        urgent=urgent,
                     )
                     group.arriving[expert][member] = transfer
                     group.addresses[expert][member] = address
 
-    def _make_room(self, group: _Group, expert: int, batch: Batch, policy: str) -> int:
+    def _make_room(self, group: _Group, expert: int, kept: Set[int], policy: str) -> int:
         before = set(group.table.held)
-        slot = group.table.admit(expert, batch.uses, policy)
+        slot = group.table.admit(expert, kept, policy)
         for gone in before - set(group.table.held):
             group.addresses.pop(gone)
             group.arriving.pop(gone, None)
@@ -261,7 +352,7 @@ class ExpertStore:
         missing.sort(key=lambda e: -batch.uses[e])
         admitted = missing[: group.table.free]
         passing = missing[len(admitted) :]
-        self._admit(group, batch, admitted)
+        self._admit(group, batch.uses.keys() | group.under_way, admitted, batch.members)
         matrices = [group.matrices[member] for member in batch.members]
         queue = self.window.begin(matrices, passing)
         yield from self._arrivals(group, held + admitted, batch.members)

@@ -5,7 +5,7 @@ Policy only: it counts integers. One slot holds all matrices of one expert.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from flexinfer.policies import POLICIES, Policy
@@ -62,14 +62,14 @@ class SlotTable:
             for expert, times in uses.items():
                 policy.use(expert, times)
 
-    def admit(self, expert: int, wanted: Mapping[int, int], policy: str) -> int:
-        """A slot for `expert`, if need be that of another one which is not `wanted` now.
+    def admit(self, expert: int, kept: Container[int], policy: str) -> int:
+        """A slot for `expert`, if need be that of another one which is not to be `kept`.
 
         Raises:
-            ValueError: all slots hold wanted experts.
+            ValueError: all slots hold experts that are to be kept.
         """
         if not self._free:
-            others = [e for e in self._held if e not in wanted]
+            others = [e for e in self._held if e not in kept]
             self.evict(self.policies[policy].victim(others))
         slot = self._free.pop()
         self._held[expert] = slot

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from flexinfer._ggml import Tensor
 from flexinfer.errors import EngineError
 from flexinfer.experts_cache import Batch, Ready
+
+if TYPE_CHECKING:
+    from flexinfer.experts_router import Foresight
 
 _F32, _I32 = 0, 26
 _TENSOR = ctypes.sizeof(Tensor)
@@ -132,6 +135,7 @@ class Routed:
     Attributes:
         first: no step before has the same routing.
         next: the next step that has.
+        foresight: guesses the routing of the layer after, where that can be done.
     """
 
     def __init__(self, group: int, ids: int, first: bool) -> None:
@@ -140,6 +144,7 @@ class Routed:
         self.first = first
         self.next: Routed | None = None
         self.singles: Singles | None = None
+        self.foresight: Foresight | None = None
         self.nodes: list[RoutedNode] = []
         self._outputs: set[int] = set()
 
@@ -149,6 +154,10 @@ class Routed:
     @property
     def members(self) -> tuple[int, ...]:
         return tuple(node.member for node in self.nodes)
+
+    @property
+    def tokens(self) -> int:
+        return int(Tensor.from_address(self.ids).ne[1])
 
     def takes(self, group: int, ids: int, source: int) -> bool:
         """Whether a node with these sources may join: it must not read a result of the step."""

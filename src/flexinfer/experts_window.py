@@ -49,16 +49,25 @@ class MatrixReads:
         self._counters = counters
         self._check = check
 
-    def start(self, matrix: Matrix, expert: int, arena: Arena, place: int) -> tuple[Transfer, int]:
-        """Begin to read to `place` of the arena; returns also where the matrix will begin."""
+    def start(
+        self, matrix: Matrix, expert: int, arena: Arena, place: int, *, urgent: bool = True
+    ) -> tuple[Transfer, int]:
+        """Begin to read to `place` of the arena; returns also where the matrix will begin.
+
+        `urgent`: it was not known before, so that reads of weights that come later can wait.
+        """
         offset = matrix.offset + expert * matrix.nbytes
         start, stop = self._reader.span(matrix.file, offset, matrix.nbytes)
         view = arena.view(place, stop - start)
-        # Known only now: reads of weights that come later can wait.
         need = offset + matrix.nbytes - start
-        transfer = self._reader.start(matrix.file, start, view, need, urgent=True)
+        transfer = self._reader.start(matrix.file, start, view, need, urgent=urgent)
         self._counters.read_bytes += stop - start
         return transfer, arena.address + place + offset - start
+
+    def seconds(self, nbytes: int) -> float:
+        """How long the drive takes for so many bytes, by what it gave so far."""
+        arrived = self._reader.bytes_read
+        return nbytes * self._reader.busy_s / arrived if arrived else 0.0
 
     def wait(self, transfer: Transfer, matrix: Matrix) -> None:
         """Return when the read is complete.

@@ -252,6 +252,11 @@ class Program:
         step = self.steps[0]
         return not (self._private or len(self.steps) > 1 or step.lookups or step.routed)
 
+    @property
+    def routed(self) -> list[Routed]:
+        """The expert nodes of all steps that have some."""
+        return [step.routed for step in self.steps if step.routed is not None]
+
     def begin(self, graph_address: int) -> None:
         """Take over the graph's tables for this pass."""
         ctypes.memmove(ctypes.addressof(self._segment), graph_address, ctypes.sizeof(CGraph))
@@ -358,8 +363,8 @@ class Program:
                 " needs it whole"
             )
         for part in layout.parts:
-            weight = _copy(node.sources[0])
-            product = _copy(node.address)
+            weight = copy_of(node.sources[0])
+            product = copy_of(node.address)
             weight.ne[1] = product.ne[0] = part.rows
             product.src[0] = ctypes.addressof(weight)
             product.data += part.first_row * product.nb[0]
@@ -368,7 +373,8 @@ class Program:
             self._append(ctypes.addressof(product))
 
 
-def _copy(address: int) -> Tensor:
+def copy_of(address: int) -> Tensor:
+    """A tensor of our own with the fields of the one at `address`."""
     return Tensor.from_buffer_copy(ctypes.string_at(address, ctypes.sizeof(Tensor)))
 
 

@@ -141,6 +141,19 @@ class Residency:
         assert self.experts is not None
         return self.experts.fetch(batch)
 
+    def guesses(self, group: int, used: int) -> int:
+        """How many experts of a group to read before its layer asks for them.
+
+        None where dense weights stream: the drive is never idle then.
+        """
+        assert self.experts is not None
+        return 0 if self._streams_dense else self.experts.guesses(group, used)
+
+    def guess_experts(self, group: int, experts: Sequence[int], most: int, cost_s: float) -> None:
+        """Read experts ahead; see `ExpertStore.guess`."""
+        assert self.experts is not None
+        self.experts.guess(group, experts, most, cost_s)
+
     def release(self, index: int) -> None:
         """The loads before `index` are used up."""
         self._stream.release(index)
@@ -237,6 +250,7 @@ class Residency:
         return [(groups[group], experts[group]) for group in sorted(groups)]
 
     def _lay_out(self, plan: Plan) -> None:
+        self._streams_dense = plan.streamed_bytes > plan.expert_bytes
         kept = {
             (part.name, part.rows, address): part
             for address, layout in self.layouts.items()
