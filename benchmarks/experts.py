@@ -5,11 +5,14 @@
 The bound is ``C_dense + max(C_experts, missed bytes / B)``: a layer's experts are known only after
 its router, so reading hides behind nothing but other experts. C is the median step of plain
 llama.cpp with everything in memory, divided by the bytes of weights that a token uses; B our reads
-of random experts with nothing computed; missed bytes are what was really read. Each run is a
-process in a cgroup of exactly the budget, from a cold page cache; the first half of the tokens is
-warm-up. A round is C and then each budget; the ratio is the median of the rounds' own. The budget
-``all`` is everything in memory, without a group. `--readahead` sets the drive's readahead for
-llama.cpp with mmap and restores it.
+of random experts with nothing computed; missed bytes are those of experts that a token wanted and
+that were not in slots, whether they were read then or on a guess. Each run is a process in a cgroup
+of exactly the budget, from a cold page cache; the first half of the tokens is warm-up. A round is C
+and then each budget; the ratio is the median of the rounds' own. The budget ``all`` is everything in
+memory, without a group. `--guesses real,0.7,off` runs each budget with guesses as they are, with
+only so many left as they are, and without: random weights change a token's state so little that the
+next layer's router is guessed nearly always, a trained model's is not. `--readahead` sets the
+drive's readahead for llama.cpp with mmap and restores it.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ WORKER = str(Path(__file__).with_name("experts_worker.py"))
 @click.option("--tokens", default=40, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--memory-step", type=float, help="C in ms; default: measured, needs the memory.")
+@click.option("--guesses", default="real", show_default=True, help="Of real, off and shares.")
 @click.option("--plain", is_flag=True, help="llama.cpp with mmap beside it; slow.")
 @click.option("--plain-tokens", default=4, show_default=True)
 @click.option("--readahead", default="", help="KiB, as 128,8192; default: as it is.")
@@ -66,6 +70,7 @@ def main(
     tokens: int,
     rounds: int,
     memory_step: float | None,
+    guesses: str,
     plain: bool,
     plain_tokens: int,
     readahead: str,
@@ -74,41 +79,47 @@ def main(
     if policies:
         _policies(model)
         return
-    found: dict[str, list[dict[str, Any]]] = {text: [] for text in budgets.split(",")}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {
+        (text, kind): []
+        for text in budgets.split(",")
+        for kind in (["-"] if text == _ALL else guesses.split(","))
+    }
     inside: list[dict[str, Any]] = []
     for _ in range(rounds):
         if memory_step is None:
             inside.append(_run(None, "memory", model, "-", prompt, tokens))
         else:
             inside.append({"token_s": memory_step / 1000, "prompt_s": float("nan")})
-        for text, runs in found.items():
-            runs.append(_ours(model, text, prompt, tokens, inside[-1]["token_s"]))
+        for (text, kind), runs in found.items():
+            runs.append(_ours(model, text, kind, prompt, tokens, inside[-1]["token_s"]))
     click.echo(
         f"plain llama.cpp in memory: {_median(inside, 'token_s') * 1e3:.0f} ms a token, a prompt "
         f"of {prompt} tokens {_median(inside, 'prompt_s'):.1f} s; {rounds} rounds"
     )
     click.echo(
-        "| cgroup | slots | hit rate | MB a token | B GB/s | bound ms | ours ms | ratio | wait ms "
-        "| peak | OOM kills | prompt s | max(C, S/B) ms |"
+        "| cgroup | guesses (a token, right) | slots | hit rate | MB missed, read a token | B GB/s "
+        "| bound ms | ours ms | ratio | wait ms | peak | OOM kills | prompt s | max(C, S/B) ms |"
     )
-    click.echo("|" + "---|" * 13)
-    for text, runs in found.items():
-        click.echo(_row(text, runs))
+    click.echo("|" + "---|" * 14)
+    for (text, kind), runs in found.items():
+        click.echo(_row(text, kind, runs))
     if plain:
-        for text in (text for text in found if text != _ALL):
+        for text in (text for text in budgets.split(",") if text != _ALL):
             for kib in readahead.split(",") if readahead else [""]:
                 with _readahead(model, kib):
                     mmap = _run(parse_size(text), "plain", model, "-", 2, plain_tokens)
                 click.echo(f"mmap in {text}, readahead {kib or 'own'}: {mmap['token_s'] * 1e3:.0f}")
 
 
-def _ours(model: str, text: str, prompt: int, tokens: int, compute: float) -> dict[str, Any]:
+def _ours(
+    model: str, text: str, guesses: str, prompt: int, tokens: int, compute: float
+) -> dict[str, Any]:
     """One run and what it is compared with, in seconds."""
     if text == _ALL:
         ours = _run(None, "ours", model, f"{_everything(model)}", prompt, tokens)
     else:
-        ours = _run(parse_size(text), "ours", model, text, prompt, tokens)
-    missed = ours["token_bytes"] / ours["drive"] if "drive" in ours else 0.0
+        ours = _run(parse_size(text), "ours", model, text, prompt, tokens, guesses)
+    missed = ours["missed_bytes"] / ours["drive"] if "drive" in ours else 0.0
     experts = compute * ours["expert_share"]
     ours["bound"] = compute - experts + max(experts, missed)
     ours["least"] = max(compute, missed)
@@ -124,14 +135,15 @@ def _median(runs: list[dict[str, Any]], name: str) -> float:
     return float(statistics.median(run.get(name, 0.0) for run in runs))
 
 
-def _row(text: str, runs: list[dict[str, Any]]) -> str:
+def _row(text: str, guesses: str, runs: list[dict[str, Any]]) -> str:
     slots, ratios = runs[0]["slots"], [run["ratio"] for run in runs]
     peaks = [run["peak"] for run in runs if "peak" in run]
     cells = (
         text,
+        f"{guesses} ({_median(runs, 'guesses'):.0f}, {_median(runs, 'right'):.2f})",
         f"{min(slots)}-{max(slots)}" if slots else "all",
         f"{_median(runs, 'hit_rate'):.2f} {runs[0].get('policy', '')}" if slots else "-",
-        f"{_median(runs, 'token_bytes') / 1e6:.0f}",
+        f"{_median(runs, 'missed_bytes') / 1e6:.0f}, {_median(runs, 'token_bytes') / 1e6:.0f}",
         f"{_median(runs, 'drive') / 1e9:.2f}",
         f"{_median(runs, 'bound') * 1e3:.0f}",
         f"{_median(runs, 'token_s') * 1e3:.0f}",

@@ -1,8 +1,10 @@
 """One engine decoding random tokens of a mixture of experts; one JSON document of figures.
 
-    python experts_worker.py ours|plain|memory MODEL BUDGET|- PROMPT TOKENS
+    python experts_worker.py ours|plain|memory MODEL BUDGET|- PROMPT TOKENS [GUESSES]
 
 ``plain`` is llama.cpp with mmap, ``memory`` without: mapped pages cost faults when touched first.
+GUESSES is ``real``, ``off`` or a number: the share of guessed experts that are left as guessed, the
+others being replaced by random ones.
 
 Random tokens, because a random-weight model routes evenly only when its tokens differ. Opening and
 warm-up are outside all timing.
@@ -15,18 +17,24 @@ import random
 import statistics
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
+from flexinfer.experts_guesses import Guessing
 from workers import open_model
 
 OPTIONS = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 512, "n_threads": 2, "n_threads_batch": 2}
 
 
-def main(kind: str, model: str, budget: str, prompt: int, tokens: int) -> dict[str, Any]:
+def main(
+    kind: str, model: str, budget: str, prompt: int, tokens: int, guesses: str = "real"
+) -> dict[str, Any]:
     options: dict[str, Any] = OPTIONS | ({} if budget == "-" else {"memory": budget})
     if kind == "memory":
         options |= {"use_mmap": False}
     llm = open_model("ours" if kind == "ours" else "plain", model, options)
+    if kind == "ours" and guesses != "real":
+        _spoil(llm.experts, guesses)
     figures: dict[str, Any] = {"prompt_s": _prompt(llm, prompt)}
     half = max(tokens // 2, 1)
     _decode(llm, half)
@@ -38,7 +46,7 @@ def main(kind: str, model: str, budget: str, prompt: int, tokens: int) -> dict[s
 def _ours(llm: Any, tokens: int) -> dict[str, Any]:
     store = llm._engine.residency.experts
     before = llm.stats
-    counted = (store.counters.wanted, store.counters.hits) if store else (0, 0)
+    counted = replace(store.counters) if store else None
     seconds = statistics.median(_decode(llm, tokens))
     done = llm.stats - before
     figures = {
@@ -50,10 +58,40 @@ def _ours(llm: Any, tokens: int) -> dict[str, Any]:
         "token_bytes": done.read_bytes / tokens,
         "expert_share": _expert_share(llm.plan),
     }
-    if store:
-        wanted, hits = store.counters.wanted - counted[0], store.counters.hits - counted[1]
-        figures |= {"hit_rate": hits / wanted, "policy": store.policy, "drive": _drive(store)}
+    if counted:
+        now = store.counters
+        wanted, hits = now.wanted - counted.wanted, now.hits - counted.hits
+        guessed = now.guessed - counted.guessed
+        figures |= {
+            "hit_rate": hits / wanted,
+            "missed_bytes": (wanted - hits) / tokens * _expert_bytes(store),
+            "guesses": guessed / tokens,
+            "right": (now.guessed_right - counted.guessed_right) / guessed if guessed else 0.0,
+            "policy": store.policy,
+            "drive": _drive(store),
+        }
     return figures
+
+
+def _spoil(store: Any, guesses: str) -> None:
+    """Let guessing rest, or go wrong as often as it would with another model."""
+    if guesses == "off":
+        store.guessing = Guessing(0)
+        return
+    rng, share, guess = random.Random(3), float(guesses), store.guess
+
+    def spoiled(group: int, experts: list[int], most: int, cost_s: float) -> None:
+        count = len(store.resident[group])
+        mixed = [e if rng.random() < share else rng.randrange(count) for e in experts]
+        guess(group, list(dict.fromkeys(mixed)), most, cost_s)
+
+    store.guess = spoiled
+
+
+def _expert_bytes(store: Any) -> float:
+    """Of one expert of a layer, on average."""
+    sizes = [sum(matrix.nbytes for matrix in group.matrices) for group in store._groups]
+    return statistics.mean(sizes)
 
 
 def _expert_share(plan: Any) -> float:
@@ -97,4 +135,4 @@ def _tokens(llm: Any, count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))))
+    print(json.dumps(main(*sys.argv[1:4], *map(int, sys.argv[4:6]), *sys.argv[6:])))

@@ -30,15 +30,24 @@ from flexinfer.stream import Counters
 # -- when it pays ------------------------------------------------------------------------------
 
 
-def guess(right: bool, ahead_s: float = 0.002, read_s: float = 0.001, rank: int = 0) -> Guess:
-    return Guess(rank, ahead_s, read_s, right)
+def guess(
+    right: bool, arrived: float = 1.0, flying: float = 0.0, rank: int = 0, displaced: float = 0.0
+) -> Guess:
+    """Of an expert that takes a millisecond to read."""
+    return Guess(rank, right, 0.001, arrived, flying, displaced)
 
 
-def test_a_right_guess_gains_what_ran_ahead_and_a_wrong_one_costs_the_rest() -> None:
-    assert guess(True, ahead_s=0.0004).gain_s == pytest.approx(0.0004)
-    assert guess(True, ahead_s=0.5).gain_s == pytest.approx(0.001)
-    assert guess(False, ahead_s=0.0004).gain_s == pytest.approx(-0.0006)
-    assert guess(False, ahead_s=0.5).gain_s == 0
+def test_a_right_guess_gains_what_was_read_of_it() -> None:
+    assert guess(True).gain_s == pytest.approx(0.001)
+    assert guess(True, arrived=0.25, flying=0.5).gain_s == pytest.approx(0.0005)
+    assert guess(True, arrived=0.0, displaced=0.1).gain_s < 0
+
+
+def test_a_wrong_guess_costs_the_drive_the_processor_and_a_slot() -> None:
+    assert guess(False, arrived=0.0).gain_s == 0
+    flying = guess(False, arrived=0.0, flying=0.4).gain_s
+    assert flying < guess(False, arrived=0.4).gain_s < 0
+    assert guess(False, displaced=0.2).gain_s < guess(False).gain_s
 
 
 def test_right_guesses_go_on_at_all_ranks() -> None:
@@ -55,10 +64,8 @@ def test_wrong_guesses_rest_and_are_tried_again() -> None:
     for _ in range(1000):
         depths.append(depth := guessing.depth())
         if depth:
-            guesses = [guess(False, ahead_s=0.0, rank=rank) for rank in range(depth)]
-            guessing.note(guesses, 1e-4)
+            guessing.note([guess(False, rank=rank) for rank in range(depth)], 1e-4)
     assert not guessing.pays
-    # One trial in 32, and one more to see whether it was by chance.
     assert 0 < sum(depth > 0 for depth in depths[500:]) < 32
 
 
@@ -66,7 +73,7 @@ def test_only_ranks_that_gain_are_guessed() -> None:
     guessing = Guessing(4)
     for _ in range(1000):
         depth = guessing.depth()
-        guessing.note([guess(rank < 2, ahead_s=0.0005, rank=rank) for rank in range(depth)], 1e-4)
+        guessing.note([guess(rank < 2, rank=rank) for rank in range(depth)], 1e-4)
     assert [guessing.depth() for _ in range(100)].count(2) > 90
 
 
@@ -84,8 +91,7 @@ def test_guessing_comes_back_when_it_pays_again() -> None:
     for step in range(10_000):
         depth = guessing.depth()
         if depth:
-            right = step > 1000
-            guessing.note([guess(right, ahead_s=0.0008, rank=r) for r in range(depth)], 1e-5)
+            guessing.note([guess(step > 1000, rank=rank) for rank in range(depth)], 1e-5)
     assert guessing.pays
     assert guessing.depth() == 2
 
@@ -93,10 +99,10 @@ def test_guessing_comes_back_when_it_pays_again() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1), st.floats(0, 1)), max_size=200))
 def test_the_depth_is_within_its_bounds(notes: list[tuple[bool, float, float]]) -> None:
     guessing = Guessing(3)
-    for right, ahead, cost in notes:
+    for right, arrived, cost in notes:
         depth = guessing.depth()
         assert 0 <= depth <= 3
-        guessing.note([guess(right, ahead, rank=rank) for rank in range(depth)], cost)
+        guessing.note([guess(right, arrived, 1 - arrived, rank) for rank in range(depth)], cost)
 
 
 # -- what a guess may touch --------------------------------------------------------------------
@@ -174,6 +180,20 @@ def test_a_right_guess_is_there_and_counts_as_no_hit() -> None:
     assert (counters.guessed, counters.guessed_right) == (1, 1)
 
 
+def test_what_was_guessed_wrongly_is_not_read_any_more() -> None:
+    harness = Harness()
+    harness.guess(8, 9)
+    abandoned = harness.reader.waiting[1][0]
+    read = harness.io.read_bytes
+    batch = Batch(0, (0,), (), True, 1, {8: 1})
+    arrivals = harness.store.fetch(batch)
+    assert abandoned.error is not None
+    assert harness.io.read_bytes == read - MATRIX.span
+    harness.reader.deliver()
+    assert [expert for expert, _ in next(arrivals)] == [8]
+    harness.token(8, 9)
+
+
 def test_a_guess_under_way_is_waited_for() -> None:
     harness = Harness()
     harness.guess(5)
@@ -188,15 +208,15 @@ def test_the_slot_of_a_read_under_way_goes_to_nobody_else() -> None:
     """Or a late read would write over another expert."""
     harness = Harness()
     harness.guess(8, 9, 10, 11)
+    for transfer, _, _ in harness.reader.waiting:
+        transfer.begun = True
     for first in range(0, 8, 2):
         harness.token(first, first + 1)
         assert {8, 9, 10, 11} <= harness.resident
     harness.reader.deliver()
     harness.token(6, 7)
+    assert not {8, 9, 10, 11} & harness.resident
     harness.token(8, 9)
-    harness.token(0, 1)
-    harness.token(2, 3)
-    assert not {10, 11} <= harness.resident
 
 
 def test_guesses_wait_for_the_ones_before() -> None:

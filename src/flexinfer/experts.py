@@ -7,7 +7,6 @@ one (a prompt) uses what is in the slots, fills free ones, and sends the rest th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -60,7 +59,6 @@ class _Group:
     arriving: dict[int, dict[int, Transfer]] = field(default_factory=dict)
     # Experts read on a guess since the last routing, likeliest first.
     guesses: list[int] = field(default_factory=list)
-    guessed_at: float = 0.0
     guess_cost_s: float = 0.0
 
     @property
@@ -165,8 +163,8 @@ class ExpertStore:
         """
         group = self._groups[batch.group]
         if batch.first:
-            group.settle()
             self._settle_guesses(group, batch)
+            group.settle()
             self._count(group, batch)
         if len(batch.uses) > group.table.slots:
             return self._waves(group, batch)
@@ -192,7 +190,6 @@ class ExpertStore:
         ahead = self._groups[group]
         ahead.guesses = [e for e in experts if e not in ahead.addresses][:most]
         ahead.guess_cost_s = cost_s
-        ahead.guessed_at = time.perf_counter()
         self.counters.guessed += len(ahead.guesses)
         members = range(len(ahead.matrices))
         self._admit(ahead, set(experts), ahead.guesses, members, urgent=False)
@@ -237,19 +234,24 @@ class ExpertStore:
         self._arena = Arena(nbytes)
 
     def _settle_guesses(self, group: _Group, batch: Batch) -> None:
-        """The layer asks: hold against it what was guessed."""
+        """The layer asks: hold against it what was guessed, and read no more of what was wrong."""
         if not group.guess_cost_s:
             return
-        ahead_s = time.perf_counter() - group.guessed_at
         read_s = self._reads.seconds(group.slot_bytes)
-        self.guessing.note(
-            [
-                Guess(rank, ahead_s, read_s, expert in batch.uses)
-                for rank, expert in enumerate(group.guesses)
-            ],
-            group.guess_cost_s,
-        )
-        self.counters.guessed_right += sum(expert in batch.uses for expert in group.guesses)
+        # Each slot is as likely as any other to hold what one token wants.
+        displaced = self.counters.hit_rate * len(batch.uses) / group.table.slots
+        notes = []
+        for rank, expert in enumerate(group.guesses):
+            transfers = group.arriving.get(expert, {})
+            matrices = [(t, group.matrices[m]) for m, t in transfers.items() if not t.done]
+            missing = sum(matrix.span for _, matrix in matrices) / group.slot_bytes
+            flying = sum(m.span for t, m in matrices if t.begun) / group.slot_bytes
+            right = expert in batch.uses
+            notes.append(Guess(rank, right, read_s, 1 - missing, flying, displaced))
+            self.counters.guessed_right += right
+            for transfer, matrix in () if right else matrices:
+                self._reads.abandon(transfer, matrix)
+        self.guessing.note(notes, group.guess_cost_s)
 
     def _count(self, group: _Group, batch: Batch) -> None:
         held = group.addresses.keys() - group.guesses

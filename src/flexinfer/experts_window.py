@@ -64,6 +64,12 @@ class MatrixReads:
         self._counters.read_bytes += stop - start
         return transfer, arena.address + place + offset - start
 
+    def abandon(self, transfer: Transfer, matrix: Matrix) -> None:
+        """Do not read what nobody wants, unless it is being read already."""
+        transfer.abandon()
+        if not transfer.begun:
+            self._counters.read_bytes -= matrix.span
+
     def seconds(self, nbytes: int) -> float:
         """How long the drive takes for so many bytes, by what it gave so far."""
         arrived = self._reader.bytes_read

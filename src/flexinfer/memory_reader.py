@@ -36,6 +36,7 @@ class MemoryReader:
         self._check_open()
         check_range(self, start, view, need)
         transfer = Transfer()
+        transfer.begun = True
         try:
             self._copy(file, start, view, need)
         except ReadError as error:
@@ -180,6 +181,7 @@ class SlowReader:
     def _deliver(self, delayed: _Delayed) -> ReadError | None:
         if delayed.transfer.error is not None:
             return None
+        delayed.transfer.begun = True
         try:
             inner = self.reader.start(delayed.file, delayed.start, delayed.view, delayed.need)
         except Exception as error:  # or the transfer would never end

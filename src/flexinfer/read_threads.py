@@ -23,12 +23,14 @@ _EXIT_SECONDS = 5.0
 class Transfer:
     """Bytes on their way into memory; the reader that made it calls `finish` once.
 
-    `done` means that nothing writes to the memory any more, also when `error` is set.
+    `done` means that nothing writes to the memory any more, also when `error` is set; `begun` that
+    the drive was asked for some of it.
     """
 
-    __slots__ = ("_latch", "done", "error")
+    __slots__ = ("_latch", "begun", "done", "error")
 
     def __init__(self) -> None:
+        self.begun = False
         self.done = False
         self.error: ReadError | None = None
         self._latch = threading.Lock()
@@ -45,6 +47,11 @@ class Transfer:
         if self._latch.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
             self._latch.release()
         return self.done
+
+    def abandon(self) -> None:
+        """Nobody wants it any more: it ends with an error, what was not begun is not read."""
+        if not self.done:
+            self.error = self.error or ReadError("nobody wants what is read")
 
     def finish(self, error: ReadError | None = None) -> None:
         """It is over; an error that was set before stays."""
@@ -166,6 +173,7 @@ class ReadThreads:
             error: ReadError | None = None
             count = 0
             if piece.transfer.error is None:
+                piece.transfer.begun = True
                 try:
                     count = piece.file.read(piece.offset, piece.view, piece.need)
                 except ReadError as failure:

@@ -5,12 +5,13 @@
 Mutates tiny models of all architectures: bytes of the header, values of the metadata, shapes
 and types of tensors, truncation. Prints one JSON document: inputs, seconds, outcomes, and the
 numbers of those that crashed, hung or took too much memory, by what ggml said last;
-``--only NUMBER`` runs one of them again.
+``--only NUMBER`` runs one of them again. Ctrl-C ends it with what there is.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import os
@@ -178,13 +179,14 @@ def main() -> None:
         findings: dict[str, list[int]] = {}
         first = arguments.seed * 1_000_000
         began = time.monotonic()
-        for number in range(first, first + arguments.inputs):
-            if time.monotonic() - began > arguments.seconds:
-                break
-            found = outcome(number, Path(folder))
-            outcomes[found.split(":")[0]] += 1
-            if found.startswith(("signal", "unexpected")):
-                findings.setdefault(found, []).append(number)
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in range(first, first + arguments.inputs):
+                if time.monotonic() - began > arguments.seconds:
+                    break
+                found = outcome(number, Path(folder))
+                outcomes[found.split(":")[0]] += 1
+                if found.startswith(("signal", "unexpected")):
+                    findings.setdefault(found, []).append(number)
     document = {
         "inputs": outcomes.total(),
         "seconds": round(time.monotonic() - began),
