@@ -8,8 +8,8 @@ llama.cpp with everything in memory, divided by the bytes of weights that a toke
 of random experts with nothing computed; missed bytes are those of experts that a token wanted and
 that were not in slots, whether they were read then or on a guess. Each run is a process in a cgroup
 of exactly the budget, from a cold page cache; the first half of the tokens is warm-up. A round is C
-and then each budget; the ratio is the median of the rounds' own. The budget ``all`` is everything in
-memory, without a group. `--guesses real,0.7,off` runs each budget with guesses as they are, with
+and then each budget; the ratio is the median of the rounds' own. The budget ``all`` is everything
+in memory, without a group. `--guesses real,0.7,off` runs each budget with guesses as they are, with
 only so many left as they are, and without: random weights change a token's state so little that the
 next layer's router is guessed nearly always, a trained model's is not. `--readahead` sets the
 drive's readahead for llama.cpp with mmap and restores it.
@@ -36,7 +36,6 @@ from flexinfer.routing import (
     KINDS,
     Trace,
     TraceRecorder,
-    foreseen,
     made_trace,
     optimum,
     simulate,
@@ -191,8 +190,8 @@ def _readahead(model: str, kib: str) -> Iterator[None]:
 
 def _policies(model: str) -> None:
     """Made traces of 128 experts, 8 used, 4 layers, 600 tokens, and one of MODEL's own."""
-    click.echo("| trace (overlap) | slots | lru | lfu | best while running | Belady | foreseen |")
-    click.echo("|" + "---|" * 7)
+    click.echo("| trace (overlap) | slots | lru | lfu | best while running | Belady |")
+    click.echo("|" + "---|" * 6)
     for kind in KINDS:
         trace = made_trace(kind, experts=128, used=8, layers=4, tokens=600)
         _compare(trace, (16, 43, 90))
@@ -205,11 +204,7 @@ def _compare(trace: Trace, sizes: Sequence[int]) -> None:
         bound = optimum(trace, slots)
         found = (simulate(trace, policy, slots) for policy in ("lru", "lfu", "best"))
         cells = " | ".join(f"{rate:.3f} ({rate / bound:.2f})" for rate in found)
-        right, share = foreseen(trace, slots)
-        click.echo(
-            f"| {trace.label} ({trace.overlap():.2f}) | {slots} | {cells} | {bound:.3f} "
-            f"| {share:.0%} of the misses, {right:.0%} right |"
-        )
+        click.echo(f"| {trace.label} ({trace.overlap():.2f}) | {slots} | {cells} | {bound:.3f} |")
 
 
 def _recorded(model: str) -> Trace:
@@ -223,6 +218,9 @@ def _recorded(model: str) -> Trace:
         store.recorder = recorder
         for seed in range(3):
             llm("ROMEO:", max_tokens=400, temperature=0.8, seed=seed)
+        counters = store.counters
+        if counters.guessed:
+            click.echo(f"{counters.guessed_right} of {counters.guessed} guesses were right")
     return recorder.trace(
         f"{Path(model).name}, 1,200 tokens", catalogue.parameter("expert_count", 0)
     )

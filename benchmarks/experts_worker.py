@@ -20,8 +20,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from flexinfer.experts_guesses import Guessing
 from workers import open_model
+
+from flexinfer.experts_guesses import Guessing
 
 OPTIONS = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 512, "n_threads": 2, "n_threads_batch": 2}
 
@@ -91,7 +92,7 @@ def _spoil(store: Any, guesses: str) -> None:
 def _expert_bytes(store: Any) -> float:
     """Of one expert of a layer, on average."""
     sizes = [sum(matrix.nbytes for matrix in group.matrices) for group in store._groups]
-    return statistics.mean(sizes)
+    return float(statistics.mean(sizes))
 
 
 def _expert_share(plan: Any) -> float:
@@ -135,4 +136,5 @@ def _tokens(llm: Any, count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(*sys.argv[1:4], *map(int, sys.argv[4:6]), *sys.argv[6:])))
+    kind_, model_, budget_, prompt_, tokens_ = sys.argv[1:6]
+    print(json.dumps(main(kind_, model_, budget_, int(prompt_), int(tokens_), *sys.argv[6:])))

@@ -10,7 +10,6 @@ from flexinfer.routing import (
     KINDS,
     Trace,
     TraceRecorder,
-    foreseen,
     made_trace,
     optimum,
     simulate,
@@ -76,18 +75,6 @@ def test_traces_are_recorded_written_and_read() -> None:
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(RequestError, match="no routing trace"):
         Trace.from_text(text)
-
-
-def test_what_follows_from_the_layer_before_is_foreseen() -> None:
-    first = made_trace("uniform", experts=16, used=1, layers=1, tokens=600).layers[0]
-    follows = tuple(((token[0] * 5 + 3) % 16,) for token in first)
-    right, share = foreseen(Trace("a rule", 16, (first, follows)), slots=4)
-    assert right > 0.9
-    # Nothing foretells the first layer, which has about half of the misses.
-    assert 0.4 < share < 0.6
-    other = made_trace("uniform", experts=16, used=1, layers=2, tokens=600)
-    right, _ = foreseen(other, slots=4)
-    assert right < 0.2
 
 
 def test_unknown_names_are_refused() -> None:

@@ -55,7 +55,7 @@ class Forecast:
         budgets = {budget for budget in even if abs(budget - here) > step // 8}
         if here >= first:
             budgets.add(here)
-        return [(budget, self.plan(budget).bound_tok_s) for budget in sorted(budgets)]
+        return [(budget, self.plan(budget).expected_tok_s) for budget in sorted(budgets)]
 
     def budget_for(self, rate: float) -> int:
         """Bytes of the smallest budget that is predicted to reach `rate` tokens/s.
@@ -64,7 +64,7 @@ class Forecast:
             RequestError: the processor cannot, however large the budget.
         """
         low, high = self.smallest, self.enough
-        fastest = self.plan(high).bound_tok_s
+        fastest = self.plan(high).expected_tok_s
         if rate > fastest:
             raise RequestError(
                 f"{rate:.3g} tokens/s are out of reach: with all weights in memory this processor "
@@ -74,24 +74,24 @@ class Forecast:
             middle = _up((low + high) // 2)
             if middle >= high:
                 break
-            if self.plan(middle).bound_tok_s >= rate:
+            if self.plan(middle).expected_tok_s >= rate:
                 high = middle
             else:
                 low = middle
-        return low if self.plan(low).bound_tok_s >= rate else high
+        return low if self.plan(low).expected_tok_s >= rate else high
 
     def advice(self, most: int) -> tuple[int, float] | None:
         """A larger budget, of at most `most` bytes, that clearly helps, and its tokens/s."""
         if self.request.weight_memory is not None:
             return None
-        now = self.plan().bound_tok_s
-        fastest = self.plan(max(self.enough, self.request.budget)).bound_tok_s
+        now = self.plan().expected_tok_s
+        fastest = self.plan(max(self.enough, self.request.budget)).expected_tok_s
         if now >= _NEARLY * fastest:
             return None
         budget = min(self.budget_for(_NEARLY * fastest), most)
         if budget <= self.request.budget:
             return None
-        rate = self.plan(budget).bound_tok_s
+        rate = self.plan(budget).expected_tok_s
         return (budget, rate) if rate > now / _NEARLY else None
 
 

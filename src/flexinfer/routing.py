@@ -106,39 +106,6 @@ def optimum(trace: Trace, slots: int) -> float:
     return _rate(trace, lambda layer: _belady_hits(layer, slots))
 
 
-def foreseen(trace: Trace, slots: int, most: int = 1) -> tuple[float, float]:
-    """What predicting the experts of a layer from those of the layer before it would bring.
-
-    For each token and layer the `most` likeliest experts that are not in a slot (least frequently
-    used goes) are predicted, from how often the experts of two layers went together so far.
-
-    Returns:
-        The share of predicted experts that were wanted, and the share of all misses predicted.
-    """
-    shadows = [Shadow(POLICIES["lfu"](), slots) for _ in trace.layers]
-    together = [[[0] * trace.experts for _ in range(trace.experts)] for _ in trace.layers]
-    predicted = right = missed = 0
-    for token in range(min(map(len, trace.layers), default=0)):
-        before: Sequence[int] = ()
-        for layer, shadow, counts in zip(trace.layers, shadows, together, strict=True):
-            wanted = set(layer[token])
-            missed += len(wanted - shadow.held)
-            if before:
-                scores = [
-                    sum(counts[one][other] for one in before) for other in range(trace.experts)
-                ]
-                likely = sorted(range(trace.experts), key=lambda expert: -scores[expert])
-                guess = [e for e in likely[: len(wanted)] if e not in shadow.held][:most]
-                predicted += len(guess)
-                right += len(wanted.intersection(guess))
-                for one in before:
-                    for other in wanted:
-                        counts[one][other] += 1
-            shadow.access(wanted)
-            before = layer[token]
-    return right / max(predicted, 1), right / max(missed, 1)
-
-
 Layer = Sequence[Sequence[int]]
 
 

@@ -104,7 +104,7 @@ def _counters(llm: Any) -> dict[str, float]:
 def _plan_figures(llm: Any) -> dict[str, Any]:
     plan = llm.plan
     return {
-        "predicted_s": 1 / plan.bound_tok_s,
+        "predicted_s": 1 / plan.expected_tok_s,
         "predicted_from": {
             "drive": plan.rates.drive,
             "compute_s": plan.rates.compute_s,

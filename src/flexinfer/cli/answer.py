@@ -104,6 +104,8 @@ class Answer:
                 "hit_rate": round(experts.counters.hit_rate, 4),
                 "expected_hit_rate": round(self._llm.plan.hit_rate, 4),
                 "policy": experts.policy,
+                "guessed": experts.counters.guessed,
+                "guessed_right": experts.counters.guessed_right,
             }
         return document
 

@@ -135,6 +135,7 @@ def _document(
         "locked_bytes": plan.locked_bytes,
         "streamed_bytes": plan.streamed_bytes,
         "bound_tok_s": plan.bound_tok_s,
+        "expected_tok_s": plan.expected_tok_s,
         "plan": plan.to_json(),
     }
     if with_curve:
