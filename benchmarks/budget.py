@@ -18,12 +18,13 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
-from workers import Worker, start_cold
+from workers import Worker, cold_start
 
 from flexinfer.cgroup import limited
 from flexinfer.gguf import read_catalogue
@@ -33,6 +34,8 @@ from flexinfer.sizes import format_size, parse_size
 # As the vocabulary of `flexinfer synth` has it: one token begins a text, one is a space.
 PROMPT = 14 * "a"
 PROMPT_TOKENS = 16
+# Seconds in which a process loads its libraries and wants no memory for weights yet.
+_LOADING = 0.5
 
 
 @click.command()
@@ -116,13 +119,14 @@ def _run(
     command: list[str], model: str, memory: int, rate: int | None
 ) -> tuple[dict[str, Any], int, int]:
     """The command's JSON document, the group's sampled peak in bytes, and its OOM kills."""
-    start_cold(memory)
     device = device_of(model)
     reads = (device, rate) if rate and device else None
     with limited(memory=memory, read_bps=reads) as group, group.watch() as seen:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=group.join
-        )
+        with cold_start(memory):
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, preexec_fn=group.join
+            )
+            time.sleep(_LOADING)
         out, _ = process.communicate(timeout=3000)
         kills = group.oom_kills
     if process.returncode:

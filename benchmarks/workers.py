@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
             "memory": llm.memory_use(),
             "streamed": plan.streamed_bytes,
             "mode": plan.mode,
-            "predicted_s": 1 / plan.bound_tok_s,
+            "predicted_s": 1 / plan.expected_tok_s,
             "rows": sum(w.nbytes for w in plan.weights if w.use.value == "rows"),
         }
     print(json.dumps(facts), flush=True)
@@ -162,16 +162,27 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
     llm.close()
 
 
-def start_cold(memory: int) -> None:
-    """Empty the page cache, and touch so many bytes of memory once.
+@contextmanager
+def cold_start(memory: int) -> Iterator[None]:
+    """Empty the page cache, and have so many bytes of free memory that were touched just before.
 
     A virtual machine is given memory at its first touch, up to ten times slower than afterwards,
-    and gives free memory back within seconds: whoever runs first would pay for it.
+    and gives free memory back within seconds. So another process touches some and lets it go at
+    the end of the block: start there what is measured.
     """
     Path("/proc/sys/vm/drop_caches").write_text("3")
     touch = "import sys, flexinfer.pages as p; n = int(sys.argv[1]); v = p.Arena(n).view(0, n)\n"
-    touch += "for at in range(0, n, p.PAGE): v[at] = 1"
-    subprocess.run([sys.executable, "-c", touch, str(memory)], check=True)
+    touch += "for at in range(0, n, p.PAGE): v[at] = 1\n"
+    touch += "print(flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", touch, str(memory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield
+    finally:
+        process.communicate()
 
 
 def throttled(

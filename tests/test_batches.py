@@ -11,7 +11,10 @@ from architectures import tiny
 from test_cli_run import assert_one_sentence, flexinfer
 
 from flexinfer import Llama
+from flexinfer.conversation import Conversation
 from flexinfer.errors import EngineError, RequestError
+from flexinfer.estimate import estimate_costs
+from flexinfer.gguf import read_catalogue
 from flexinfer.plain import plain_tokens
 
 pytestmark = pytest.mark.native
@@ -65,6 +68,40 @@ def test_a_model_that_names_no_start_of_an_answer(tmp_path: Path) -> None:
     path = tiny.write("t5-dense", tmp_path)
     with _open(path) as llm, pytest.raises(RequestError, match="decoder_start_token_id"):
         next(llm.generate(_PROMPT))
+
+
+def test_the_plan_has_room_for_what_an_encoder_hands_out(t5: Path) -> None:
+    with _open(t5) as llm:
+        _greedy(llm, [5] * 32, 2)
+        used, planned = llm.memory_use()["kv"], llm.plan.costs.kv
+        assert 0.5 * planned < used <= planned
+    estimated = estimate_costs(read_catalogue(t5))(64, 32).kv
+    assert 0.8 * planned < estimated < 1.25 * planned
+
+
+def test_a_refused_prompt_leaves_what_was_computed(t5: Path) -> None:
+    with _open(t5) as llm:
+        _greedy(llm, _PROMPT, 2)
+        computed = llm.n_tokens
+        with pytest.raises(RequestError, match="the prompt is empty"):
+            next(llm.generate([]))
+        with pytest.raises(RequestError, match="at once"):
+            next(llm.generate([5] * 33))
+        assert llm.n_tokens == computed > 0
+
+
+def test_an_encoded_prompt_has_no_logprobs(t5: Path) -> None:
+    with _open(t5, logits_all=True) as llm, pytest.raises(RequestError, match="logprobs"):
+        llm.create_completion([5, 6, 7], max_tokens=2, logprobs=1)
+
+
+def test_a_turn_that_an_encoder_cannot_take_is_not_kept(t5: Path) -> None:
+    with _open(t5) as llm:
+        conversation = Conversation(llm)
+        conversation._tokenize = lambda text, start: [5] * len(text)  # type: ignore[method-assign, misc]
+        with pytest.raises(RequestError, match="at once"):
+            list(conversation.ask("a" * 40))
+        assert conversation.messages == []
 
 
 @pytest.mark.parametrize(

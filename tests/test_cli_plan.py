@@ -35,6 +35,7 @@ def test_json_is_one_document_with_the_plan(tiny_model: TinyModel) -> None:
     assert document["budget"] == 70 << 20
     assert plan.weight_bytes == document["weight_bytes"]
     assert plan.bound_tok_s == document["bound_tok_s"]
+    assert plan.expected_tok_s == document["expected_tok_s"]
     assert document["curve"][-1]["budget"] >= document["smallest_budget"]
 
 

@@ -55,10 +55,24 @@ def test_without_lookahead_reading_and_computing_add_up() -> None:
     assert made.bound_tok_s == pytest.approx(1 / 1.5)
 
 
+def test_what_to_expect_is_the_bound_less_what_reading_loses_to_computing() -> None:
+    # Reads 2 MiB in a second, computes in 0.8 s.
+    reading = replace(two_weights(), rates=Rates(2.0 * MIB, 0.8, "given"))
+    assert reading.bound_tok_s == pytest.approx(1.0)
+    assert reading.expected_tok_s == pytest.approx(1 / 1.12)
+    # Computing takes longer than reading and what it loses.
+    computing = replace(reading, rates=Rates(4.0 * MIB, 0.8, "given"))
+    assert computing.expected_tok_s == computing.bound_tok_s == pytest.approx(1 / 0.8)
+    one_after_the_other = replace(reading, lookahead=False)
+    assert one_after_the_other.expected_tok_s == pytest.approx(1 / 1.8)
+    resident = replace(reading, locked_rows=tuple(weight.rows for weight in reading.weights))
+    assert resident.expected_tok_s == pytest.approx(1 / 0.8)
+
+
 def test_the_mode_is_one_sentence() -> None:
     made = two_weights()
     assert (
-        made.mode == "2.00 MiB of 5.00 MiB locked, 2.00 MiB streamed per token, about 0.5 tokens/s"
+        made.mode == "2.00 MiB of 5.00 MiB locked, 2.00 MiB streamed per token, about 0.48 tokens/s"
     )
     nothing = replace(made, locked_rows=(0, 1024))
     assert nothing.mode.startswith("4.00 MiB of 5.00 MiB locked, nothing streams")

@@ -92,8 +92,8 @@ def test_the_curve_rises_to_what_the_processor_does() -> None:
 def test_the_budget_for_a_rate_is_the_smallest() -> None:
     forecast = _forecast(48 * MIB)
     budget = forecast.budget_for(2.0)
-    assert forecast.plan(budget).bound_tok_s >= 2.0
-    assert forecast.plan(budget - 2 * MIB).bound_tok_s < 2.0
+    assert forecast.plan(budget).expected_tok_s >= 2.0
+    assert forecast.plan(budget - 2 * MIB).expected_tok_s < 2.0
 
 
 def test_a_rate_out_of_reach_is_refused() -> None:
@@ -105,7 +105,7 @@ def test_advice_only_where_it_helps() -> None:
     advice = _forecast(32 * MIB).advice(most=1024 * MIB)
     assert advice is not None
     assert advice[0] > 32 * MIB
-    assert advice[1] > _forecast(32 * MIB).plan().bound_tok_s
+    assert advice[1] > _forecast(32 * MIB).plan().expected_tok_s
     assert _forecast(200 * MIB).advice(most=1024 * MIB) is None
     assert _forecast(32 * MIB).advice(most=32 * MIB) is None
 

@@ -6,7 +6,7 @@ llama.cpp ends the process for a batch that a model cannot take (``llama_context
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llama_cpp
@@ -15,6 +15,13 @@ from flexinfer.errors import RequestError
 
 # Values of `llama_context_params.attention_type`.
 _CAUSAL, _NON_CAUSAL = 0, 1
+
+
+def answer_start(model: Any) -> int:
+    """The token an answer begins with where a prompt is encoded; negative: the model names none."""
+    start = int(llama_cpp.llama_model_decoder_start_token(model))
+    vocabulary = llama_cpp.llama_model_get_vocab(model)
+    return start if start >= 0 else int(llama_cpp.llama_vocab_bos(vocabulary))
 
 
 class Batches:
@@ -39,27 +46,35 @@ class Batches:
         explicit = {_CAUSAL: True, _NON_CAUSAL: False}
         self._causal = explicit.get(attention_type, causal)
         self._encoded = False
-        start = int(llama_cpp.llama_model_decoder_start_token(model))
-        vocabulary = llama_cpp.llama_model_get_vocab(model)
-        self._start = start if start >= 0 else int(llama_cpp.llama_vocab_bos(vocabulary))
+        self._start = answer_start(model)
 
     @property
     def encodes_prompts(self) -> bool:
         """Whether an encoder reads the prompt and a decoder writes the answer."""
         return self._encodes and self._decodes
 
-    def answer_start(self) -> int:
-        """The token that an answer begins with, after its prompt was encoded.
+    def start_after(self, prompt: Sequence[int]) -> int:
+        """The token that the answer to a prompt begins with, once the prompt was encoded.
 
         Raises:
-            RequestError: the model names none.
+            RequestError: the model names none, or the prompt is empty or too large for one batch.
         """
         if self._start < 0:
             raise RequestError(
                 f"{self._name} does not say which token an answer begins with "
                 "(decoder_start_token_id); convert the model again"
             )
+        if not prompt:
+            raise RequestError(f"the prompt is empty; {self._name} encodes at least one token")
+        self.check_size(len(prompt))
         return self._start
+
+    def check_logprobs(self) -> None:
+        """Raise `RequestError` where rows of logits are not those of prompt and answer."""
+        if self.encodes_prompts:
+            raise RequestError(
+                f"{self._name} encodes its prompt, which has no logits; leave logprobs out"
+            )
 
     def check_writes(self) -> None:
         """Raise `RequestError` unless the model writes text token by token."""

@@ -5,6 +5,7 @@ Limits and conditions are those of `src/llama-model.cpp` and `src/llama-hparams.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from flexinfer.errors import ModelFileError
@@ -18,6 +19,7 @@ _MAX_SLIDING_WINDOW = 1 << 30
 _EPSILONS = tuple(
     f"attention.{name}_epsilon" for name in ("layer_norm", "layer_norm_rms", "group_norm")
 )
+_QUERIES = re.compile(r"blk\.\d+\.attn_(q|qkv)\.weight")
 # They take a number of experts of one or none for none.
 _ONE_IS_NONE = frozenset({"hunyuan_vl", "hunyuan-dense"})
 
@@ -36,6 +38,7 @@ def check_parameters(catalogue: Catalogue) -> None:
                 "from 0; fetch or convert the model again"
             )
     _check_temperature(catalogue)
+    _check_heads(catalogue)
     _require(catalogue, "attention.sliding_window", None, 0, _MAX_SLIDING_WINDOW)
     layers = _number(catalogue, "block_count")
     if layers is not None:
@@ -66,6 +69,16 @@ def _check_temperature(catalogue: Catalogue) -> None:
     scale = catalogue.parameter("attention.temperature_scale", 0.0)
     if catalogue.architecture == "deepseek2" and scale != 0:
         _require(catalogue, "attention.temperature_length", None, 1, _MAX_U32)
+
+
+def _check_heads(catalogue: Catalogue) -> None:
+    """Some architectures divide the width of attention by this number without a look at it.
+
+    Those that mix attention with other layers have one for each layer, some of them 0.
+    """
+    heads = catalogue.parameter("attention.head_count", 0)
+    if heads == 0 and any(_QUERIES.fullmatch(tensor.name) for tensor in catalogue.tensors):
+        _require(catalogue, "attention.head_count", 0, 1, _MAX_U32)
 
 
 def _require(catalogue: Catalogue, key: str, value: int | None, least: int, most: int) -> None:

@@ -81,6 +81,7 @@ class Conversation:
         self.messages.append({"role": "user", "content": content})
         try:
             prompt = self._prompt()
+            self._llm.check_prompt(prompt)
         except BaseException:
             self.messages.pop()
             raise

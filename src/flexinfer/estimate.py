@@ -41,13 +41,16 @@ def estimate_costs(
     tables = [info for info in catalogue.tensors if info.name in _TABLES]
     experts = [info for info in catalogue.tensors if _use(catalogue, info) is Use.EXPERTS]
     base = _PROCESS + GROWTH + _TOKEN_BYTES * shape.vocabulary
+    # An encoder hands out logits and embeddings of a whole batch.
+    encodes = any(info.name.startswith("enc.") for info in catalogue.tensors)
+    row = 4 * (shape.vocabulary + shape.width) if encodes else 0
 
     def costs(ctx: int, ubatch: int) -> Costs:
         rows, gathered = looked_up_bytes(tables, ubatch), gathered_bytes(experts, ubatch)
         work = ubatch * shape.work_bytes(ctx, flash_attention)
         return Costs(
             overhead=base + work + rows + gathered,
-            kv=shape.kv_bytes(ctx),
+            kv=shape.kv_bytes(ctx) + ubatch * row,
             compute=ubatch * shape.activation_bytes(ctx, flash_attention),
         )
 

@@ -7,7 +7,7 @@ one (a prompt) uses what is in the slots, fills free ones, and sends the rest th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from flexinfer.experts_cache import Batch, Ready, SlotTable
@@ -164,12 +164,14 @@ class ExpertStore:
         group = self._groups[batch.group]
         if batch.first:
             self._settle_guesses(group, batch)
+            self._wait_for_spoiled(group, batch.uses)
             group.settle()
             self._count(group, batch)
-        if len(batch.uses) > group.table.slots:
+        kept = batch.uses.keys() | group.under_way
+        if len(kept) > group.table.slots:
             return self._waves(group, batch)
         missing = [e for e in batch.uses if e not in group.addresses]
-        self._admit(group, batch.uses.keys() | group.under_way, missing, batch.members)
+        self._admit(group, kept, missing, batch.members)
         return self._arrivals(group, list(batch.uses), batch.members)
 
     def guesses(self, group: int, used: int) -> int:
@@ -188,11 +190,18 @@ class ExpertStore:
         They are read when nothing else is to be read. `cost_s`: seconds it took to guess.
         """
         ahead = self._groups[group]
-        ahead.guesses = [e for e in experts if e not in ahead.addresses][:most]
+        ahead.settle()
+        # Some architectures choose an expert twice.
+        ahead.guesses = [e for e in dict.fromkeys(experts) if e not in ahead.addresses][:most]
         ahead.guess_cost_s = cost_s
         self.counters.guessed += len(ahead.guesses)
         members = range(len(ahead.matrices))
         self._admit(ahead, set(experts), ahead.guesses, members, urgent=False)
+
+    def learn_from(self, before: ExpertStore) -> None:
+        """Take over what another store counted and learned, and who records."""
+        self.counters, self.recorder = before.counters, before.recorder
+        self.guessing = before.guessing
 
     def resize(self, slots: Sequence[int], window: int) -> None:
         """Go over to other numbers of slots and another window; memory given up goes back now."""
@@ -217,6 +226,7 @@ class ExpertStore:
         for group in self._groups:
             for expert in list(group.arriving):
                 group.forget(expert)
+            group.guesses, group.guess_cost_s = [], 0.0
         self.window.stop()
 
     def close(self) -> None:
@@ -235,23 +245,33 @@ class ExpertStore:
 
     def _settle_guesses(self, group: _Group, batch: Batch) -> None:
         """The layer asks: hold against it what was guessed, and read no more of what was wrong."""
-        if not group.guess_cost_s:
+        if not group.guess_cost_s or not group.table.slots:
             return
         read_s = self._reads.seconds(group.slot_bytes)
         # Each slot is as likely as any other to hold what one token wants.
         displaced = self.counters.hit_rate * len(batch.uses) / group.table.slots
         notes = []
         for rank, expert in enumerate(group.guesses):
-            transfers = group.arriving.get(expert, {})
-            matrices = [(t, group.matrices[m]) for m, t in transfers.items() if not t.done]
-            missing = sum(matrix.span for _, matrix in matrices) / group.slot_bytes
-            flying = sum(m.span for t, m in matrices if t.begun) / group.slot_bytes
+            transfers = group.arriving[expert]
             right = expert in batch.uses
-            notes.append(Guess(rank, right, read_s, 1 - missing, flying, displaced))
             self.counters.guessed_right += right
-            for transfer, matrix in () if right else matrices:
-                self._reads.abandon(transfer, matrix)
+            if any(transfer.error for transfer in transfers.values()):
+                continue
+            coming = [(t, group.matrices[m]) for m, t in transfers.items() if not t.done]
+            missing = sum(matrix.span for _, matrix in coming) / group.slot_bytes
+            flying = sum(m.span for t, m in coming if t.begun) / group.slot_bytes
+            notes.append(Guess(rank, right, read_s, 1 - missing, flying, displaced))
+            for transfer, matrix in () if right else coming:
+                self._reads.abandon(transfer, matrix, expert)
         self.guessing.note(notes, group.guess_cost_s)
+
+    def _wait_for_spoiled(self, group: _Group, wanted: Iterable[int]) -> None:
+        """Experts whose reads failed, or were not wanted before, are read again once those end."""
+        for expert in wanted:
+            transfers = group.arriving.get(expert, {})
+            if any(transfer.error for transfer in transfers.values()):
+                for member, transfer in transfers.items():
+                    self._reads.wait_out(transfer, group.matrices[member])
 
     def _count(self, group: _Group, batch: Batch) -> None:
         held = group.addresses.keys() - group.guesses
@@ -270,7 +290,7 @@ class ExpertStore:
     def _admit(
         self,
         group: _Group,
-        kept: Set[int],
+        kept: Container[int],
         missing: Sequence[int],
         first: Sequence[int],
         *,
@@ -306,7 +326,7 @@ class ExpertStore:
                     group.arriving[expert][member] = transfer
                     group.addresses[expert][member] = address
 
-    def _make_room(self, group: _Group, expert: int, kept: Set[int], policy: str) -> int:
+    def _make_room(self, group: _Group, expert: int, kept: Container[int], policy: str) -> int:
         before = set(group.table.held)
         slot = group.table.admit(expert, kept, policy)
         for gone in before - set(group.table.held):
@@ -354,7 +374,7 @@ class ExpertStore:
         missing.sort(key=lambda e: -batch.uses[e])
         admitted = missing[: group.table.free]
         passing = missing[len(admitted) :]
-        self._admit(group, batch.uses.keys() | group.under_way, admitted, batch.members)
+        self._admit(group, batch.uses, admitted, batch.members)
         matrices = [group.matrices[member] for member in batch.members]
         queue = self.window.begin(matrices, passing)
         yield from self._arrivals(group, held + admitted, batch.members)

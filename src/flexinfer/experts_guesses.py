@@ -16,7 +16,7 @@ from dataclasses import dataclass
 _SHARE = 1 / 64
 # What a second of reading takes from computing beside it: 2 cores computed the experts of a mixture
 # in 80 ms a token while 127 ms of reads ran, and in 47 ms when none did.
-_BESIDE = 0.25
+_TAKEN_BESIDE = 0.25
 # While guessing rests, one layer in so many is guessed to see whether it would pay.
 _TRIAL = 32
 
@@ -44,7 +44,7 @@ class Guess:
     def gain_s(self) -> float:
         if self.right:
             return self.read_s * (self.arrived + self.flying / 2 - self.displaced)
-        taken = _BESIDE * (self.arrived + self.flying)
+        taken = _TAKEN_BESIDE * (self.arrived + self.flying)
         return -self.read_s * (taken + self.flying / 2 + self.displaced)
 
 

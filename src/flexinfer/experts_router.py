@@ -118,7 +118,8 @@ class _Search:
         if node.op == operation("NONE") or len(self.nodes) >= _MOST_NODES:
             return False
         tensor = Tensor.from_address(address)
-        sources = {s for s in (*node.sources, tensor.view_src or 0) if s}
+        # A cast names itself as its second source.
+        sources = {s for s in (*node.sources, tensor.view_src or 0) if s and s != address}
         multiplied = node.op == operation("MUL_MAT") and root_of(node.sources[0], self._layouts)
         if multiplied:
             if self.source not in (0, node.sources[1]):
@@ -149,6 +150,8 @@ def foresee(graph_address: int, steps: Sequence[Routed], layouts: Mapping[int, L
         firsts, searches, firsts[1:], searches[1:], strict=False
     ):
         if not (here.complete and there.complete and _experts_read(step, here.source)):
+            continue
+        if following.group == step.group or not all(node in order for node in there.nodes):
             continue
         if _form(here.source) == _form(there.source):
             step.foresight = Foresight(following.group, there, here.source, order)

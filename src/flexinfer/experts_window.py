@@ -57,18 +57,19 @@ class MatrixReads:
         `urgent`: it was not known before, so that reads of weights that come later can wait.
         """
         offset = matrix.offset + expert * matrix.nbytes
-        start, stop = self._reader.span(matrix.file, offset, matrix.nbytes)
+        start, stop = self._span(matrix, expert)
         view = arena.view(place, stop - start)
         need = offset + matrix.nbytes - start
         transfer = self._reader.start(matrix.file, start, view, need, urgent=urgent)
         self._counters.read_bytes += stop - start
         return transfer, arena.address + place + offset - start
 
-    def abandon(self, transfer: Transfer, matrix: Matrix) -> None:
+    def abandon(self, transfer: Transfer, matrix: Matrix, expert: int) -> None:
         """Do not read what nobody wants, unless it is being read already."""
-        transfer.abandon()
         if not transfer.begun:
-            self._counters.read_bytes -= matrix.span
+            transfer.abandon()
+            start, stop = self._span(matrix, expert)
+            self._counters.read_bytes -= stop - start
 
     def seconds(self, nbytes: int) -> float:
         """How long the drive takes for so many bytes, by what it gave so far."""
@@ -84,6 +85,21 @@ class MatrixReads:
         self._counters.wait_s += waiting.wait_for(
             transfer, f"an expert of {matrix.name}", self._check
         )
+
+    def wait_out(self, transfer: Transfer, matrix: Matrix) -> None:
+        """Return when nothing is written any more, however the read ends.
+
+        Raises:
+            ReadError: the drive hangs.
+        """
+        try:
+            self.wait(transfer, matrix)
+        except ReadError:
+            if not transfer.done:
+                raise
+
+    def _span(self, matrix: Matrix, expert: int) -> tuple[int, int]:
+        return self._reader.span(matrix.file, matrix.offset + expert * matrix.nbytes, matrix.nbytes)
 
     def cancel(self) -> None:
         """End all reads; one that hangs may still be under way afterwards."""

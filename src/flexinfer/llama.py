@@ -228,9 +228,22 @@ class Llama(llama_cpp.Llama):
             RequestError: the model writes no text, or its encoder cannot take the prompt at once.
         """
         if self._batches.encodes_prompts:
+            start = self._batches.start_after(tokens)
             self._encode(list(tokens))
-            tokens = [self._batches.answer_start()]
+            tokens = [start]
         yield from super().generate(tokens, *arguments, **options)
+
+    def create_completion(self, *arguments: Any, **options: Any) -> Any:
+        """As the parent's; a model with an encoder gives no logprobs."""
+        if options.get("logprobs") is not None:
+            self._batches.check_logprobs()
+        return super().create_completion(*arguments, **options)
+
+    def check_prompt(self, tokens: Sequence[int]) -> None:
+        """Raise `RequestError` for a prompt that `generate` would refuse."""
+        self._batches.check_writes()
+        if self._batches.encodes_prompts:
+            self._batches.start_after(tokens)
 
     def eval(self, tokens: Sequence[int]) -> None:
         with self._in_use():
@@ -243,7 +256,6 @@ class Llama(llama_cpp.Llama):
             self.reset()
             # llama.cpp holds the prompt's positions against those of the answer before.
             self._ctx.kv_cache_clear()
-            self._batches.check_size(len(prompt))
             self._batch.set_batch(prompt, 0, True)
             self._ctx.encode(self._batch)
 

@@ -173,11 +173,15 @@ class Opening:
         )
         trials.run(params.n_ctx, params.n_ubatch)
 
+        # An encoder hands out logits and embeddings of a whole batch, from its first call on.
+        encodes = binding.llama_model_has_encoder(model)
+        row = 4 * (vocabulary + binding.llama_model_n_embd(model)) if encodes else 0
+
         def costs(ctx: int, ubatch: int) -> Costs:
             trial = trials.run(ctx, ubatch)
             logits = 4 * vocabulary * ctx if self._options.logits_all else 0
             extra = trial.work + trials.batch_bytes(ubatch)
-            return Costs(base + GROWTH + extra + logits, trial.kv, trial.compute)
+            return Costs(base + GROWTH + extra + logits, trial.kv + row * ubatch, trial.compute)
 
         weights, held = trials.weights()
         request = Request(

@@ -69,14 +69,15 @@ def open_plain(path: str, **options: Any) -> Any:
 def _answer(request: dict[str, Any]) -> list[int]:
     import llama_cpp.llama_cpp as binding
 
+    from flexinfer.batches import answer_start
+
     llm = open_plain(request["path"], **request["options"])
     ids: list[int] = []
     prompt = request["prompt"]
-    start = binding.llama_model_decoder_start_token(llm._model.model)
-    if binding.llama_model_has_encoder(llm._model.model) and start >= 0:
+    if binding.llama_model_has_encoder(llm._model.model):
         llm._batch.set_batch(prompt, 0, True)
         llm._ctx.encode(llm._batch)
-        prompt = [start]
+        prompt = [answer_start(llm._model.model)]
     for token in llm.generate(prompt, **request["sampling"]):
         ids.append(int(token))
         if len(ids) >= request["count"] or binding.llama_vocab_is_eog(llm._model.vocab, token):

@@ -15,8 +15,8 @@ from flexinfer.sizes import format_size
 
 # A direct read takes the aligned range around a part: up to one block more at both ends.
 SPAN_SLACK = 8192
-# While a step computes, reading is so much behind what the drive gives alone.
-_BESIDE = 0.15
+# Of the time in which a step computes, so much is lost to reading beside it.
+_LOST_BESIDE = 0.15
 
 
 class Use(str, Enum):
@@ -233,7 +233,7 @@ class Plan:
         bound_s = 1.0 / self.bound_tok_s
         if not self.lookahead or not self.streamed_bytes or self.expert_window:
             return self.bound_tok_s
-        reading = self.streamed_bytes / self.rates.drive + _BESIDE * self.rates.compute_s
+        reading = self.streamed_bytes / self.rates.drive + _LOST_BESIDE * self.rates.compute_s
         return 1.0 / max(bound_s, reading)
 
     @property

@@ -220,11 +220,9 @@ class Residency:
 
     def _hold_experts(self, plan: Plan) -> None:
         """New slots and window for experts; those there were go back before."""
-        recorder = None
-        if self.experts is not None:
-            recorder = self.experts.recorder
-            self.experts.close()
-            self.experts = None
+        before, self.experts = self.experts, None
+        if before is not None:
+            before.close()
         if plan.expert_window:
             self.experts = ExpertStore(
                 self._expert_groups(),
@@ -232,7 +230,8 @@ class Residency:
                 plan.expert_window,
                 MatrixReads(self._reader, self._earlier, self._check),
             )
-            self.experts.recorder = recorder
+            if before is not None:
+                self.experts.learn_from(before)
 
     def _expert_groups(self) -> list[tuple[list[Matrix], int]]:
         groups: dict[int, list[Matrix]] = {}

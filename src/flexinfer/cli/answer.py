@@ -90,6 +90,7 @@ class Answer:
                 "first_token_s": round(self._first, 3),
                 "decode_tok_s": round((len(self.ids) - 1) / seconds, 4) if seconds > 0 else None,
                 "bound_tok_s": round(self._llm.plan.bound_tok_s, 4),
+                "expected_tok_s": round(self._llm.plan.expected_tok_s, 4),
                 "read_bytes_per_token": decoded.read_bytes // passes,
                 "read_gb_s": round(decoded.read_bytes / busy / 1e9, 3) if busy else 0.0,
                 "compute_ms": round(1000 * decoded.compute_s / passes, 3),

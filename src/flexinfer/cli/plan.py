@@ -178,7 +178,7 @@ def _formula(plan: Plan) -> str:
         formula = f"1 / max(C, S/B) = 1 / max({computing}, {reading})"
     else:
         formula = f"1 / (C + S/B) = 1 / ({computing} + {reading})"
-    return f"{formula} = {plan.bound_tok_s:.3g} tokens/s (rates: {rates.source})"
+    return f"{formula} = {plan.bound_tok_s:.3g} tokens/s at most (rates: {rates.source})"
 
 
 def _advise(forecast: Forecast, machine: Machine, rate: float | None) -> None:
