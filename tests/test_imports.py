@@ -32,7 +32,16 @@ LAYERS: dict[str, set[str]] = {
         *("forecast", "observed", "plan", "planner", "policies", "routing", "strategies"),
     },
     "storage": {
-        *("directio", "experts", "experts_window", "locked", "memlock", "memory_reader", "pages"),
+        *(
+            "directio",
+            "experts",
+            "experts_group",
+            "experts_window",
+            "locked",
+            "memlock",
+            "memory_reader",
+            "pages",
+        ),
         *("read_threads", "reader", "residency", "ring", "rows", "stream", "waiting"),
     },
     "system": {

@@ -7,15 +7,15 @@ one (a prompt) uses what is in the slots, fills free ones, and sends the rest th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 
 from flexinfer.experts_cache import Batch, Ready, SlotTable
-from flexinfer.experts_guesses import Guess, Guessing
+from flexinfer.experts_group import ExpertGroup
+from flexinfer.experts_guesses import Guessing
 from flexinfer.experts_window import ExpertWindow, Matrix, MatrixReads
 from flexinfer.pages import PAGE, Arena, Slot, round_up
 from flexinfer.policies import Chooser
-from flexinfer.reader import Transfer
 
 # Shadow caches run for one layer in so many: what is learned there holds for all.
 _SAMPLED = 8
@@ -47,63 +47,6 @@ class ExpertCounters:
         return self.hits / self.wanted if self.wanted else 0.0
 
 
-@dataclass
-class _Group:
-    matrices: tuple[Matrix, ...]
-    table: SlotTable
-    base: int
-    stride: int
-    # Of each expert in a slot: where its matrices are.
-    addresses: dict[int, list[int]] = field(default_factory=dict)
-    # Of experts whose reads may not be complete: the transfer of each matrix.
-    arriving: dict[int, dict[int, Transfer]] = field(default_factory=dict)
-    # Experts read on a guess since the last routing, likeliest first.
-    guesses: list[int] = field(default_factory=list)
-    guess_cost_s: float = 0.0
-
-    @property
-    def slot_bytes(self) -> int:
-        return sum(matrix.span for matrix in self.matrices)
-
-    @property
-    def busy(self) -> bool:
-        return any(
-            not transfer.done
-            for transfers in self.arriving.values()
-            for transfer in transfers.values()
-        )
-
-    @property
-    def under_way(self) -> set[int]:
-        """Experts whose slots are still being written to."""
-        return {
-            expert
-            for expert, transfers in self.arriving.items()
-            if not all(transfer.done for transfer in transfers.values())
-        }
-
-    def settle(self) -> None:
-        """Book what arrived unasked; a read that failed on a guess is one that was not made."""
-        for expert, transfers in list(self.arriving.items()):
-            if not all(transfer.done for transfer in transfers.values()):
-                continue
-            if any(transfer.error for transfer in transfers.values()):
-                self.forget(expert)
-            else:
-                del self.arriving[expert]
-
-    @property
-    def end(self) -> int:
-        """Where its last slot ends."""
-        count = self.table.slots
-        return (count - 1) * self.stride + self.base + self.slot_bytes if count else 0
-
-    def forget(self, expert: int) -> None:
-        self.arriving.pop(expert, None)
-        self.addresses.pop(expert, None)
-        self.table.evict(expert)
-
-
 class ExpertStore:
     """Slots and window for the experts of one model.
 
@@ -129,10 +72,10 @@ class ExpertStore:
         # all experts; only what is used is backed.
         stride = sum(matrix.span for matrices, _ in groups for matrix in matrices)
         self._arena = Arena(stride * max(experts for _, experts in groups))
-        self._groups: list[_Group] = []
+        self._groups: list[ExpertGroup] = []
         base = 0
         for (matrices, _), count in zip(groups, slots, strict=True):
-            group = _Group(tuple(matrices), SlotTable(count), base, stride)
+            group = ExpertGroup(tuple(matrices), SlotTable(count), reads, base, stride)
             self._groups.append(group)
             base += group.slot_bytes
         self._choosers = _choosers(slots)
@@ -164,15 +107,14 @@ class ExpertStore:
         group = self._groups[batch.group]
         if batch.first:
             self._settle_guesses(group, batch)
-            self._wait_for_spoiled(group, batch.uses)
-            group.settle()
+            group.settle(batch.uses)
             self._count(group, batch)
         kept = batch.uses.keys() | group.under_way
         if len(kept) > group.table.slots:
             return self._waves(group, batch)
         missing = [e for e in batch.uses if e not in group.addresses]
         self._admit(group, kept, missing, batch.members)
-        return self._arrivals(group, list(batch.uses), batch.members)
+        return group.arrivals(list(batch.uses), batch.members)
 
     def guesses(self, group: int, used: int) -> int:
         """How many experts of `group`, of which a token uses `used`, to read before it asks.
@@ -243,37 +185,18 @@ class ExpertStore:
         self._arena.close()
         self._arena = Arena(nbytes)
 
-    def _settle_guesses(self, group: _Group, batch: Batch) -> None:
+    def _settle_guesses(self, group: ExpertGroup, batch: Batch) -> None:
         """The layer asks: hold against it what was guessed, and read no more of what was wrong."""
         if not group.guess_cost_s or not group.table.slots:
             return
         read_s = self._reads.seconds(group.slot_bytes)
         # Each slot is as likely as any other to hold what one token wants.
         displaced = self.counters.hit_rate * len(batch.uses) / group.table.slots
-        notes = []
-        for rank, expert in enumerate(group.guesses):
-            transfers = group.arriving[expert]
-            right = expert in batch.uses
-            self.counters.guessed_right += right
-            if any(transfer.error for transfer in transfers.values()):
-                continue
-            coming = [(t, group.matrices[m]) for m, t in transfers.items() if not t.done]
-            missing = sum(matrix.span for _, matrix in coming) / group.slot_bytes
-            flying = sum(m.span for t, m in coming if t.begun) / group.slot_bytes
-            notes.append(Guess(rank, right, read_s, 1 - missing, flying, displaced))
-            for transfer, matrix in () if right else coming:
-                self._reads.abandon(transfer, matrix, expert)
+        notes = group.judge(batch.uses, read_s, displaced)
+        self.counters.guessed_right += sum(expert in batch.uses for expert in group.guesses)
         self.guessing.note(notes, group.guess_cost_s)
 
-    def _wait_for_spoiled(self, group: _Group, wanted: Iterable[int]) -> None:
-        """Experts whose reads failed, or were not wanted before, are read again once those end."""
-        for expert in wanted:
-            transfers = group.arriving.get(expert, {})
-            if any(transfer.error for transfer in transfers.values()):
-                for member, transfer in transfers.items():
-                    self._reads.wait_out(transfer, group.matrices[member])
-
-    def _count(self, group: _Group, batch: Batch) -> None:
+    def _count(self, group: ExpertGroup, batch: Batch) -> None:
         held = group.addresses.keys() - group.guesses
         self.counters.wanted += len(batch.uses)
         self.counters.hits += sum(expert in held for expert in batch.uses)
@@ -289,7 +212,7 @@ class ExpertStore:
 
     def _admit(
         self,
-        group: _Group,
+        group: ExpertGroup,
         kept: Container[int],
         missing: Sequence[int],
         first: Sequence[int],
@@ -305,7 +228,7 @@ class ExpertStore:
         policy = self.policy
         places = {}
         for expert in missing:
-            slot = self._make_room(group, expert, kept, policy)
+            slot = group.make_room(expert, kept, policy)
             places[expert] = group.base + slot * group.stride
             group.addresses[expert] = [0] * len(group.matrices)
             group.arriving[expert] = {}
@@ -326,48 +249,9 @@ class ExpertStore:
                     group.arriving[expert][member] = transfer
                     group.addresses[expert][member] = address
 
-    def _make_room(self, group: _Group, expert: int, kept: Container[int], policy: str) -> int:
-        before = set(group.table.held)
-        slot = group.table.admit(expert, kept, policy)
-        for gone in before - set(group.table.held):
-            group.addresses.pop(gone)
-            group.arriving.pop(gone, None)
-        return slot
-
-    def _arrivals(
-        self, group: _Group, experts: list[int], members: Sequence[int]
-    ) -> Iterator[Ready]:
-        """Experts in slots, the ones that are complete first."""
-        pending = experts
-        while pending:
-            ready = [e for e in pending if self._complete(group, e, members)]
-            if not ready:
-                self._wait_for(group, pending[0], members)
-                continue
-            pending = [e for e in pending if e not in ready]
-            yield [(e, tuple([group.addresses[e][m] for m in members])) for e in ready]
-
-    def _complete(self, group: _Group, expert: int, members: Sequence[int]) -> bool:
-        transfers = group.arriving.get(expert)
-        if transfers is None:
-            return True
-        for member in members:
-            transfer = transfers[member]
-            if not transfer.done:
-                return False
-            if transfer.error is not None:
-                raise transfer.error
-        if all(transfer.done and transfer.error is None for transfer in transfers.values()):
-            del group.arriving[expert]
-        return True
-
-    def _wait_for(self, group: _Group, expert: int, members: Sequence[int]) -> None:
-        for member in members:
-            self._reads.wait(group.arriving[expert][member], group.matrices[member])
-
     # -- the window ---------------------------------------------------------------------------
 
-    def _waves(self, group: _Group, batch: Batch) -> Iterator[Ready]:
+    def _waves(self, group: ExpertGroup, batch: Batch) -> Iterator[Ready]:
         held = [e for e in batch.uses if e in group.addresses]
         missing = [e for e in batch.uses if e not in group.addresses]
         # The experts with most rows are likeliest to be wanted by what follows the prompt.
@@ -377,7 +261,7 @@ class ExpertStore:
         self._admit(group, batch.uses, admitted, batch.members)
         matrices = [group.matrices[member] for member in batch.members]
         queue = self.window.begin(matrices, passing)
-        yield from self._arrivals(group, held + admitted, batch.members)
+        yield from group.arrivals(held + admitted, batch.members)
         yield from self.window.arrivals(matrices, queue)
         self.window.look_ahead([group.matrices[member] for member in batch.then], passing)
 
