@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ import pytest
 
 # Compute threads that wait sleep: spinning ones starve whatever runs beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A shell that starts the tests in the background has them and their children ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TinyModel = Callable[..., Path]
 

@@ -290,15 +290,25 @@ def _prediction(summary: Summary, setting: Setting) -> Table:
 
 
 def _windows(summary: Summary, setting: Setting) -> Table:
-    systems = [system for system in summary.systems(setting) if system != MMAP]
+    windows = summary.windows(setting)
+
+    def swept(system: str, budget: int) -> bool:
+        if system == MMAP:
+            return False
+        cases = (case_of(setting, system, budget, window) for window in windows)
+        return any(summary.case_runs(case) for case in cases)
+
+    budgets, systems = summary.budgets(setting), summary.systems(setting)
+    systems = [system for system in systems if any(swept(system, budget) for budget in budgets)]
     rows = [
         [
             _budget(summary, budget),
             "its own" if window is None else format_size(window),
             *(_show(summary.rate(case_of(setting, each, budget, window))) for each in systems),
         ]
-        for budget in summary.budgets(setting)
-        for window in (None, *summary.windows(setting))
+        for budget in budgets
+        if any(swept(system, budget) for system in systems)
+        for window in (None, *windows)
     ]
     return Table(["budget", "window", *systems], rows)
 
