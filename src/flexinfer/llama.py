@@ -95,12 +95,7 @@ class Llama(llama_cpp.Llama):
         check_parameters(self.catalogue)
         machine = Machine.detect()
         _fill_defaults(options, machine, self.catalogue)
-        asked = None if memory in (None, "auto") else memory
-        budget = machine.default_budget if asked is None else parse_size(asked)
-        # What does not exist cannot be used; `plan.request.budget` is what is left of the wish. A
-        # group of just this size counts some kernel memory of ours as somebody else's.
-        if budget - budget // 50 > machine.ceiling:
-            budget = machine.ceiling
+        budget = _budget(memory, machine)
         cap = None if weight_memory is None else parse_size(weight_memory)
         fixed = None if window is None else parse_size(window)
         self._drive = drive_for(self.catalogue)
@@ -370,6 +365,17 @@ class Llama(llama_cpp.Llama):
         if self._engine is None:
             raise EngineError("the model is closed; open it again")
         return self._engine
+
+
+def _budget(memory: str | int | None, machine: Machine) -> int:
+    """Bytes that the process may use; by default what is available less a margin."""
+    asked = None if memory == "auto" else memory
+    budget = machine.default_budget if asked is None else parse_size(asked)
+    # What does not exist cannot be used; `plan.request.budget` is what is left of the wish. A
+    # group of just this size counts some kernel memory of ours as somebody else's.
+    if budget - budget // 50 > machine.ceiling:
+        return machine.ceiling
+    return budget
 
 
 def _refuse_placement(options: dict[str, Any]) -> None:
