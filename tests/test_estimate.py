@@ -34,6 +34,19 @@ def test_a_quantised_cache_costs_less(tiny_model: TinyModel) -> None:
 
 
 @pytest.mark.native
+def test_logits_of_a_whole_batch_are_in_the_plan(tiny_model: TinyModel) -> None:
+    from flexinfer import Llama
+
+    path = str(tiny_model("tiny-llama"))
+    with Llama(
+        path, memory="400MiB", n_ctx=512, n_batch=256, logits_all=True, verbose=False
+    ) as llm:
+        llm.eval(list(range(5, 5 + 256)))
+        used, planned = llm.memory_use()["kv"], llm.plan.costs.kv
+    assert 0.9 * planned < used <= planned
+
+
+@pytest.mark.native
 @pytest.mark.parametrize("flash", [False, True])
 @pytest.mark.parametrize("preset", ["tiny-llama", "tiny-tied", "tiny-wide", "tiny-moe"])
 def test_the_estimate_is_near_the_measurement(

@@ -163,7 +163,7 @@ class Opening:
         assert self._loading is not None
         # The first model bears what the process was before it; later ones what they add.
         base = process_memory() - (self._began if self._ledger.used else 0)
-        vocabulary = binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model))
+        vocabulary = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
         trials = Trials(
             lambda trial: self._attempt(lambda: create(model, trial), binding.llama_free),
             binding.llama_free,
@@ -173,15 +173,21 @@ class Opening:
         )
         trials.run(params.n_ctx, params.n_ubatch)
 
-        # An encoder hands out logits and embeddings of a whole batch, from its first call on.
+        width = int(binding.llama_model_n_embd(model))
         encodes = binding.llama_model_has_encoder(model)
-        row = 4 * (vocabulary + binding.llama_model_n_embd(model)) if encodes else 0
+
+        def outputs(ctx: int, ubatch: int) -> int:
+            """Bytes that a context hands out at its first batch, not when it is created."""
+            if encodes:  # logits and embeddings of the prompt
+                return 4 * (vocabulary + width) * ubatch
+            return 4 * vocabulary * min(int(params.n_batch), ctx) if self._options.logits_all else 0
 
         def costs(ctx: int, ubatch: int) -> Costs:
             trial = trials.run(ctx, ubatch)
             logits = 4 * vocabulary * ctx if self._options.logits_all else 0
             extra = trial.work + trials.batch_bytes(ubatch)
-            return Costs(base + GROWTH + extra + logits, trial.kv + row * ubatch, trial.compute)
+            kv = trial.kv + outputs(ctx, ubatch)
+            return Costs(base + GROWTH + extra + logits, kv, trial.compute)
 
         weights, held = trials.weights()
         request = Request(
