@@ -384,6 +384,38 @@ def test_an_urgent_transfer_overtakes_those_that_wait(path: Path, arena: Arena, 
     reader.close()
 
 
+def test_what_is_abandoned_before_it_begins_is_not_read(
+    path: Path, arena: Arena, gate: Gate
+) -> None:
+    reader = open_reader([path], threads=1, piece=PIECE)
+    gate.arm()
+    views = [arena.view(number * PIECE, PIECE) for number in range(3)]
+    views[1][:] = b"\7" * PIECE
+    first, abandoned, wanted = (reader.start(0, 0, view, PIECE) for view in views)
+    assert gate.entered.acquire(timeout=10)
+    assert [first.begun, abandoned.begun, wanted.begun] == [True, False, False]
+    abandoned.abandon()
+    assert not abandoned.done
+    gate.opened.set()
+    assert wanted.wait(10)
+    assert (first.error, wanted.error) == (None, None)
+    assert abandoned.done
+    assert "nobody wants" in str(abandoned.error)
+    assert not abandoned.begun
+    reader.close()
+    memory = arena.view(0, 3 * PIECE)
+    assert memory[:PIECE] == memory[2 * PIECE :] == DATA[:PIECE]
+    assert memory[PIECE : 2 * PIECE] == b"\7" * PIECE
+
+
+def test_what_is_there_cannot_be_abandoned(path: Path, arena: Arena) -> None:
+    reader = open_reader([path])
+    transfer, _ = load(reader, arena, 0, 10)
+    transfer.abandon()
+    assert transfer.error is None
+    reader.close()
+
+
 def test_wait_says_no_when_it_takes_too_long(path: Path, arena: Arena, gate: Gate) -> None:
     reader = open_reader([path])
     gate.arm()
