@@ -44,6 +44,27 @@ def test_refused_by_name(name: str, key: str, value: float, tmp_path: Path) -> N
     assert "fetch or convert" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("phi3-dense", "blk.#.attn_q"),
+        ("phi3-dense", "blk.#.attn_v"),
+        ("qwen35-dense", "blk.#.attn_qkv"),
+        ("qwen35-dense", "blk.#.attn_gate"),
+        ("nemotron_h-dense", "blk.#.ssm_conv1d.bias!"),
+        ("glm-dsa-moe", "blk.#.indexer.attn_k"),
+    ],
+)
+def test_a_missing_companion_is_named(name: str, tensor: str, tmp_path: Path) -> None:
+    """llama.cpp would read it at an address of zero."""
+    model = copy.deepcopy(tiny.models()[name])
+    model["tensors"] = [line for line in model["tensors"] if not line.startswith(f"{tensor} ")]
+    catalogue = read_catalogue(tiny.write_model(model, tmp_path / "model.gguf"))
+    with pytest.raises(ModelFileError, match="is missing beside") as error:
+        check_parameters(catalogue)
+    assert tensor.rstrip("!").partition("#")[2] in str(error.value)
+
+
 @pytest.mark.parametrize("name", sorted(tiny.models()))
 def test_sound_models_pass(name: str, tmp_path: Path) -> None:
     check_parameters(read_catalogue(tiny.write(name, tmp_path)))

@@ -20,6 +20,13 @@ _EPSILONS = tuple(
     f"attention.{name}_epsilon" for name in ("layer_norm", "layer_norm_rms", "group_norm")
 )
 _QUERIES = re.compile(r"blk\.\d+\.attn_(q|qkv)\.weight")
+# Tensors of a block that llama.cpp loads one by one and reads together: all of them, or none.
+_TOGETHER = {
+    "phi3": ("attn_q.weight", "attn_k.weight", "attn_v.weight"),
+    "qwen35": ("attn_qkv.weight", "attn_gate.weight"),
+    "nemotron_h": ("ssm_conv1d.weight", "ssm_conv1d.bias"),
+    "glm-dsa": ("indexer.attn_k.weight", "indexer.attn_q_b.weight"),
+}
 # They take a number of experts of one or none for none.
 _ONE_IS_NONE = frozenset({"hunyuan_vl", "hunyuan-dense"})
 
@@ -44,6 +51,7 @@ def check_parameters(catalogue: Catalogue) -> None:
     if layers is not None:
         _require(catalogue, "block_count", layers, 1, _MAX_LAYERS)
         _require(catalogue, "nextn_predict_layers", None, 0, layers)
+        _check_companions(catalogue, layers)
     experts = _number(catalogue, "expert_count") or 0
     _require(catalogue, "expert_count", experts, 0, _MAX_EXPERTS)
     if catalogue.architecture in _ONE_IS_NONE and experts <= 1:
@@ -79,6 +87,19 @@ def _check_heads(catalogue: Catalogue) -> None:
     heads = catalogue.parameter("attention.head_count", 0)
     if heads == 0 and any(_QUERIES.fullmatch(tensor.name) for tensor in catalogue.tensors):
         _require(catalogue, "attention.head_count", 0, 1, _MAX_U32)
+
+
+def _check_companions(catalogue: Catalogue, layers: int) -> None:
+    together = _TOGETHER.get(catalogue.architecture, ())
+    names = {tensor.name for tensor in catalogue.tensors}
+    for layer in range(layers) if together else ():
+        found = [f"blk.{layer}.{part}" in names for part in together]
+        if any(found) and not all(found):
+            missing = together[found.index(False)]
+            raise ModelFileError(
+                f"{catalogue.paths[0]}: blk.{layer}.{missing} is missing beside "
+                f"{together[found.index(True)]}; fetch or convert the model again"
+            )
 
 
 def _require(catalogue: Catalogue, key: str, value: int | None, least: int, most: int) -> None:
