@@ -31,6 +31,8 @@ from flexinfer.gguf import read_catalogue
         ("deepseek2-moe", "attention.temperature_scale", 0.1),
         ("gemma3-dense", "attention.sliding_window", 2**31),
         ("phimoe-moe", "attention.head_count", 0),
+        ("modern-bert-dense", "attention.sliding_window_pattern", 0),
+        ("gemma-embedding-dense", "attention.sliding_window_pattern", 6),
     ],
 )
 def test_refused_by_name(name: str, key: str, value: float, tmp_path: Path) -> None:

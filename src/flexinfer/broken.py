@@ -27,6 +27,8 @@ _TOGETHER = {
     "nemotron_h": ("ssm_conv1d.weight", "ssm_conv1d.bias"),
     "glm-dsa": ("indexer.attn_k.weight", "indexer.attn_q_b.weight"),
 }
+# Encoders of which one layer in so many attends to everything, by default; there has to be one.
+_WIDE_LAYERS = {"modern-bert": 3, "gemma-embedding": 6}
 # They take a number of experts of one or none for none.
 _ONE_IS_NONE = frozenset({"hunyuan_vl", "hunyuan-dense"})
 
@@ -52,6 +54,7 @@ def check_parameters(catalogue: Catalogue) -> None:
         _require(catalogue, "block_count", layers, 1, _MAX_LAYERS)
         _require(catalogue, "nextn_predict_layers", None, 0, layers)
         _check_companions(catalogue, layers)
+        _check_wide_layer(catalogue, layers)
     experts = _number(catalogue, "expert_count") or 0
     _require(catalogue, "expert_count", experts, 0, _MAX_EXPERTS)
     if catalogue.architecture in _ONE_IS_NONE and experts <= 1:
@@ -100,6 +103,13 @@ def _check_companions(catalogue: Catalogue, layers: int) -> None:
                 f"{catalogue.paths[0]}: blk.{layer}.{missing} is missing beside "
                 f"{together[found.index(True)]}; fetch or convert the model again"
             )
+
+
+def _check_wide_layer(catalogue: Catalogue, layers: int) -> None:
+    default = _WIDE_LAYERS.get(catalogue.architecture)
+    pattern = catalogue.parameter("attention.sliding_window_pattern", default)
+    if default is not None and isinstance(pattern, int):
+        _require(catalogue, "attention.sliding_window_pattern", pattern, 1, layers)
 
 
 def _require(catalogue: Catalogue, key: str, value: int | None, least: int, most: int) -> None:
