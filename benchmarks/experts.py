@@ -33,14 +33,7 @@ from flexinfer.cgroup import limited
 from flexinfer.experts_guesses import Guessing
 from flexinfer.gguf import read_catalogue
 from flexinfer.machine import device_of
-from flexinfer.routing import (
-    KINDS,
-    Trace,
-    TraceRecorder,
-    made_trace,
-    optimum,
-    simulate,
-)
+from flexinfer.routing import KINDS, Trace, TraceRecorder, made_trace, optimum, simulate
 from flexinfer.sizes import format_size, parse_size
 
 _ALL = "all"

@@ -35,7 +35,7 @@ def main(
         options |= {"use_mmap": False}
     llm = open_model("ours" if kind == "ours" else "plain", model, options)
     if kind == "ours" and guesses != "real":
-        _spoil(llm.experts, guesses)
+        _spoil(llm, guesses)
     figures: dict[str, Any] = {"prompt_s": _prompt(llm, prompt)}
     half = max(tokens // 2, 1)
     _decode(llm, half)
@@ -74,15 +74,16 @@ def _ours(llm: Any, tokens: int) -> dict[str, Any]:
     return figures
 
 
-def _spoil(store: Any, guesses: str) -> None:
+def _spoil(llm: Any, guesses: str) -> None:
     """Let guessing rest, or go wrong as often as it would with another model."""
+    store = llm.experts
     if guesses == "off":
         store.guessing = Guessing(0)
         return
     rng, share, guess = random.Random(3), float(guesses), store.guess
+    count = max(weight.experts for weight in llm.plan.weights)
 
     def spoiled(group: int, experts: list[int], most: int, cost_s: float) -> None:
-        count = len(store.resident[group])
         mixed = [e if rng.random() < share else rng.randrange(count) for e in experts]
         guess(group, list(dict.fromkeys(mixed)), most, cost_s)
 

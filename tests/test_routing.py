@@ -6,14 +6,7 @@ import pytest
 
 from flexinfer.errors import RequestError
 from flexinfer.policies import POLICIES
-from flexinfer.routing import (
-    KINDS,
-    Trace,
-    TraceRecorder,
-    made_trace,
-    optimum,
-    simulate,
-)
+from flexinfer.routing import KINDS, Trace, TraceRecorder, made_trace, optimum, simulate
 
 SMALL = {"experts": 16, "used": 2, "layers": 2, "tokens": 300}
 

@@ -93,9 +93,11 @@ def _check_heads(catalogue: Catalogue) -> None:
 
 
 def _check_companions(catalogue: Catalogue, layers: int) -> None:
-    together = _TOGETHER.get(catalogue.architecture, ())
+    together = _TOGETHER.get(catalogue.architecture)
+    if together is None:
+        return
     names = {tensor.name for tensor in catalogue.tensors}
-    for layer in range(layers) if together else ():
+    for layer in range(layers):
         found = [f"blk.{layer}.{part}" in names for part in together]
         if any(found) and not all(found):
             missing = together[found.index(False)]

@@ -53,6 +53,11 @@ def looked_up_bytes(tables: Iterable[TensorInfo], ubatch: int) -> int:
     return sum(min(ubatch * (info.row_bytes + SPAN_SLACK), info.nbytes) for info in tables)
 
 
+def encoded_bytes(vocabulary: int, width: int, ubatch: int) -> int:
+    """Bytes of logits and embeddings that an encoder hands out for a whole batch."""
+    return 4 * (vocabulary + width) * ubatch
+
+
 def gathered_bytes(experts: Iterable[TensorInfo], ubatch: int) -> int:
     """Bytes that the inputs and outputs of one expert's rows take in a batch."""
     return max((ubatch * 4 * 2 * sum(info.shape[:2]) for info in experts), default=0)

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flexinfer.describe import BLOCK, GROWTH, describe, gathered_bytes, looked_up_bytes
+from flexinfer.describe import (
+    BLOCK,
+    GROWTH,
+    describe,
+    encoded_bytes,
+    gathered_bytes,
+    looked_up_bytes,
+)
 from flexinfer.gguf import Catalogue
 from flexinfer.gguf_types import QUANT_TYPES, TensorInfo
 from flexinfer.plan import Costs, CostsOf, Use, Weight
@@ -41,16 +48,15 @@ def estimate_costs(
     tables = [info for info in catalogue.tensors if info.name in _TABLES]
     experts = [info for info in catalogue.tensors if _use(catalogue, info) is Use.EXPERTS]
     base = _PROCESS + GROWTH + _TOKEN_BYTES * shape.vocabulary
-    # An encoder hands out logits and embeddings of a whole batch.
     encodes = any(info.name.startswith("enc.") for info in catalogue.tensors)
-    row = 4 * (shape.vocabulary + shape.width) if encodes else 0
 
     def costs(ctx: int, ubatch: int) -> Costs:
         rows, gathered = looked_up_bytes(tables, ubatch), gathered_bytes(experts, ubatch)
+        encoded = encoded_bytes(shape.vocabulary, shape.width, ubatch) if encodes else 0
         work = ubatch * shape.work_bytes(ctx, flash_attention)
         return Costs(
             overhead=base + work + rows + gathered,
-            kv=shape.kv_bytes(ctx) + ubatch * row,
+            kv=shape.kv_bytes(ctx) + encoded,
             compute=ubatch * shape.activation_bytes(ctx, flash_attention),
         )
 

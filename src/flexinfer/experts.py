@@ -161,9 +161,9 @@ class ExpertStore:
 
     def stop(self) -> None:
         """Forget every read under way; returns when nothing writes to memory that is in use."""
-        if self.window.busy or any(group.busy for group in self._groups):
+        if self.window.busy or any(group.under_way for group in self._groups):
             self._reads.cancel()
-        if any(group.busy for group in self._groups):
+        if any(group.under_way for group in self._groups):
             self._leave_behind()
         for group in self._groups:
             for expert in list(group.arriving):

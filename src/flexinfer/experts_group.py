@@ -41,14 +41,6 @@ class ExpertGroup:
         return sum(matrix.span for matrix in self.matrices)
 
     @property
-    def busy(self) -> bool:
-        return any(
-            not transfer.done
-            for transfers in self.arriving.values()
-            for transfer in transfers.values()
-        )
-
-    @property
     def under_way(self) -> set[int]:
         """Experts whose slots are still being written to."""
         return {

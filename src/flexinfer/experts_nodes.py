@@ -61,6 +61,11 @@ def address_of(array: Any) -> int:
     return address
 
 
+def viewed(address: int) -> int:
+    """The tensor that the one at `address` is a view of; the address itself where it is none."""
+    return Tensor.from_address(address).view_src or address
+
+
 class RoutedNode:
     """One ``MUL_MAT_ID`` of the graph and the strides to its rows."""
 
@@ -161,8 +166,7 @@ class Routed:
 
     def takes(self, group: int, ids: int, source: int) -> bool:
         """Whether a node with these sources may join: it must not read a result of the step."""
-        root = Tensor.from_address(source).view_src or source
-        return (group, ids) == (self.group, self.ids) and root not in self._outputs
+        return (group, ids) == (self.group, self.ids) and viewed(source) not in self._outputs
 
     def add(self, address: int, member: int) -> None:
         self.nodes.append(RoutedNode(address, member))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexinfer._ggml import CGraph, Tensor
-from flexinfer.experts_nodes import Routed, address_of
+from flexinfer.experts_nodes import Routed, address_of, viewed
 from flexinfer.ggml_library import library
 from flexinfer.graph import copy_of, node_addresses, operation, read_node, root_of
 from flexinfer.layout import Layout
@@ -142,9 +142,11 @@ def foresee(graph_address: int, steps: Sequence[Routed], layouts: Mapping[int, L
     There is none where a router's weight is not in memory, and where the router's input is not
     the experts' as well: it may be overwritten before they run.
     """
+    firsts = [step for step in steps if step.first and step.tokens == 1]
+    if len(firsts) < 2:
+        return
     nodes = node_addresses(CGraph.from_address(graph_address))
     order = {address: position for position, address in enumerate(nodes)}
-    firsts = [step for step in steps if step.first and step.tokens == 1]
     searches = [_Search(step.ids, layouts) for step in firsts]
     for step, here, following, there in zip(
         firsts, searches, firsts[1:], searches[1:], strict=False
@@ -158,12 +160,7 @@ def foresee(graph_address: int, steps: Sequence[Routed], layouts: Mapping[int, L
 
 
 def _experts_read(step: Routed, source: int) -> bool:
-    inputs = {_viewed(node.node.src[1]) for node in step.nodes}
-    return _viewed(source) in inputs
-
-
-def _viewed(address: int) -> int:
-    return Tensor.from_address(address).view_src or address
+    return viewed(source) in {viewed(node.node.src[1]) for node in step.nodes}
 
 
 def _form(address: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from flexinfer import planner
 from flexinfer.budget import Ledger
-from flexinfer.describe import GROWTH
+from flexinfer.describe import GROWTH, encoded_bytes
 from flexinfer.device import Device, device
 from flexinfer.engine import Engine
 from flexinfer.errors import ModelFileError
@@ -178,8 +178,8 @@ class Opening:
 
         def outputs(ctx: int, ubatch: int) -> int:
             """Bytes that a context hands out at its first batch, not when it is created."""
-            if encodes:  # logits and embeddings of the prompt
-                return 4 * (vocabulary + width) * ubatch
+            if encodes:
+                return encoded_bytes(vocabulary, width, ubatch)
             return 4 * vocabulary * min(int(params.n_batch), ctx) if self._options.logits_all else 0
 
         def costs(ctx: int, ubatch: int) -> Costs:

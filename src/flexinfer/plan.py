@@ -230,11 +230,11 @@ class Plan:
         Cores and memory serve both: reading took 7 to 23 % of a step's computing longer than the
         bound says, at three budgets of a 7B model on two cores.
         """
-        bound_s = 1.0 / self.bound_tok_s
+        bound = self.bound_tok_s
         if not self.lookahead or not self.streamed_bytes or self.expert_window:
-            return self.bound_tok_s
+            return bound
         reading = self.streamed_bytes / self.rates.drive + _LOST_BESIDE * self.rates.compute_s
-        return 1.0 / max(bound_s, reading)
+        return min(bound, 1.0 / reading)
 
     @property
     def mode(self) -> str:

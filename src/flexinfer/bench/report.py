@@ -293,13 +293,15 @@ def _windows(summary: Summary, setting: Setting) -> Table:
     windows = summary.windows(setting)
 
     def swept(system: str, budget: int) -> bool:
-        if system == MMAP:
-            return False
         cases = (case_of(setting, system, budget, window) for window in windows)
         return any(summary.case_runs(case) for case in cases)
 
-    budgets, systems = summary.budgets(setting), summary.systems(setting)
-    systems = [system for system in systems if any(swept(system, budget) for budget in budgets)]
+    budgets = summary.budgets(setting)
+    systems = [
+        system
+        for system in summary.systems(setting)
+        if system != MMAP and any(swept(system, budget) for budget in budgets)
+    ]
     rows = [
         [
             _budget(summary, budget),
