@@ -26,9 +26,9 @@ from typing import Any
 import click
 from workers import Worker, cold_start
 
-from flexinfer.cgroup import limited
-from flexinfer.gguf import read_catalogue
-from flexinfer.machine import device_of
+from flexinfer.bench.limits import limited
+from flexinfer.gguf.catalogue import read_catalogue
+from flexinfer.machine.machine import device_of
 from flexinfer.sizes import format_size, parse_size
 
 # As the vocabulary of `flexinfer synth` has it: one token begins a text, one is a space.

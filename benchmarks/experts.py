@@ -29,12 +29,12 @@ from typing import Any
 import click
 
 from flexinfer import Llama
-from flexinfer.cgroup import limited
-from flexinfer.experts_guesses import Guessing
-from flexinfer.gguf import read_catalogue
-from flexinfer.machine import device_of
-from flexinfer.routing import KINDS, Trace, TraceRecorder, made_trace, optimum, simulate
+from flexinfer.bench.limits import limited
+from flexinfer.bench.traces import KINDS, Trace, TraceRecorder, made_trace, optimum, simulate
+from flexinfer.gguf.catalogue import read_catalogue
+from flexinfer.machine.machine import device_of
 from flexinfer.sizes import format_size, parse_size
+from flexinfer.storage.experts.guesses import Guessing
 
 _ALL = "all"
 WORKER = str(Path(__file__).with_name("experts_worker.py"))

@@ -22,7 +22,7 @@ from typing import Any
 
 from workers import open_model
 
-from flexinfer.experts_guesses import Guessing
+from flexinfer.storage.experts.guesses import Guessing
 
 OPTIONS = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 512, "n_threads": 2, "n_threads_batch": 2}
 

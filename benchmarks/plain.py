@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
+from flexinfer.bench.plain import open_plain
 from flexinfer.cli.answer import since_start
-from flexinfer.plain import open_plain
 
 
 def main(model: str, prompt: str, tokens: int, ctx: int) -> None:

@@ -13,7 +13,7 @@ import statistics
 import click
 from workers import Worker
 
-from flexinfer.gguf import read_catalogue
+from flexinfer.gguf.catalogue import read_catalogue
 
 
 @click.command()

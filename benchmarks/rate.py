@@ -17,7 +17,7 @@ from contextlib import ExitStack
 import click
 from workers import Worker, throttled
 
-from flexinfer.gguf import read_catalogue
+from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.sizes import format_size, parse_size
 
 MARGIN = 64 << 20

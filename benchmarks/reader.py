@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flexinfer.directio import OpenFile
-from flexinfer.pages import Arena
-from flexinfer.reader import FileReader, Transfer, open_reader
+from flexinfer.memory.pages import Arena
+from flexinfer.reading.file_reader import FileReader, Transfer, open_reader
+from flexinfer.reading.open_file import OpenFile
 from flexinfer.sizes import parse_size
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import click
 
 from flexinfer import Llama
-from flexinfer.cgroup import limited
+from flexinfer.bench.limits import limited
 from flexinfer.errors import BudgetError
 from flexinfer.sizes import format_size, parse_size
 

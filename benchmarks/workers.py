@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any
 
-from flexinfer.plain import open_plain
+from flexinfer.bench.plain import open_plain
 
 PROMPT = list(range(300, 316))
 
@@ -171,7 +171,9 @@ def cold_start(memory: int) -> Iterator[None]:
     the end of the block: start there what is measured.
     """
     Path("/proc/sys/vm/drop_caches").write_text("3")
-    touch = "import sys, flexinfer.pages as p; n = int(sys.argv[1]); v = p.Arena(n).view(0, n)\n"
+    touch = (
+        "import sys, flexinfer.memory.pages as p; n = int(sys.argv[1]); v = p.Arena(n).view(0, n)\n"
+    )
     touch += "for at in range(0, n, p.PAGE): v[at] = 1\n"
     touch += "print(flush=True); sys.stdin.read()"
     process = subprocess.Popen(
@@ -191,8 +193,8 @@ def throttled(
     """A group with these limits for workers, or None without limits."""
     if rate is None and memory is None:
         return None
-    from flexinfer.cgroup import limited
-    from flexinfer.machine import device_of
+    from flexinfer.bench.limits import limited
+    from flexinfer.machine.machine import device_of
 
     device = device_of(model)
     assert device is not None

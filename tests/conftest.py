@@ -5,17 +5,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.tiny_model import TinyModel
 
 # Compute threads that wait sleep: spinning ones starve whatever runs beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Programs that tests start find what supports tests, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+)
 # A shell that starts the tests in the background has them and their children ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-TinyModel = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")

@@ -14,27 +14,27 @@ from typing import Any
 import llama_cpp
 from llama_cpp.llama import LlamaState
 
-from flexinfer import state
-from flexinfer.accounts import process_ledger
-from flexinfer.auto import Follower, Move
-from flexinfer.batches import Batches
-from flexinfer.broken import check_parameters
-from flexinfer.device import device
-from flexinfer.directio import cached_fraction
-from flexinfer.engine import Engine, PassStats
+from flexinfer.binding import state
+from flexinfer.binding.check_batches import Batches
+from flexinfer.binding.projector import ACCOUNT, load_projector
+from flexinfer.engine.engine import Engine, PassStats
+from flexinfer.engine.guard import Guard
+from flexinfer.engine.opening import Opening, Options
+from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.errors import BudgetError, EngineError, RequestError, UnsupportedError
-from flexinfer.experts import ExpertStore
-from flexinfer.gguf import Catalogue, read_catalogue
-from flexinfer.guard import Guard
-from flexinfer.machine import Machine
-from flexinfer.opening import Opening, Options
-from flexinfer.plan import Plan
-from flexinfer.planner import margin
-from flexinfer.projector import ACCOUNT, load_projector
-from flexinfer.rates import drive_for, measure_rates, remember
-from flexinfer.reader import Reader, open_reader
+from flexinfer.gguf.catalogue import Catalogue, read_catalogue
+from flexinfer.gguf.check_metadata import check_parameters
+from flexinfer.machine.auto_budget import Follower, Move
+from flexinfer.machine.machine import Machine
+from flexinfer.native.device.device import device
+from flexinfer.planning.plan import Plan
+from flexinfer.planning.planner import margin
+from flexinfer.planning.strategies import STRATEGIES
+from flexinfer.rates.rates import drive_for, measure_rates, remember
+from flexinfer.reading.file_reader import Reader, open_reader
+from flexinfer.reading.open_file import cached_fraction
 from flexinfer.sizes import parse_size
-from flexinfer.strategies import STRATEGIES
+from flexinfer.storage.experts.store import ExpertStore
 
 # So much of the file in the page cache makes reading it from there faster than from the drive.
 _CACHED = 0.95
@@ -56,7 +56,7 @@ class Llama(llama_cpp.Llama):
         memory: bytes the whole process may use, as ``"6GiB"`` or an int; by default what is
             available less a margin. ``"auto"`` begins there and follows the machine.
         weight_memory: a cap on locked weights and window alone; the process is then not limited.
-        strategy: which weights stay; see `flexinfer.strategies`.
+        strategy: which weights stay; see `flexinfer.planning.strategies`.
         window: bytes of the window that streamed weights pass through; planned by default.
         catalogue: the file's header, where it was read already.
         on_move: with ``memory="auto"``, is told each change of the budget.

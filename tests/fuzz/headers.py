@@ -29,7 +29,7 @@ from typing import Any
 import llama_cpp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from architectures import tiny
+from support.architectures import tiny
 
 from flexinfer import Llama
 from flexinfer.errors import FlexInferError

@@ -1,1 +1,0 @@
-"""Measure a model on this machine: budgets times strategies, against the bound and plain mmap."""

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from flexinfer.errors import RequestError
-from flexinfer.gguf import Catalogue
+from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.planning.strategies import STRATEGIES
 from flexinfer.sizes import parse_size
-from flexinfer.strategies import STRATEGIES
 
 # Plain llama.cpp with the model mapped into memory.
 MMAP = "mmap"

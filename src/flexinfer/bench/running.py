@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, Case
-from flexinfer.cgroup import LimitedGroup, limited
-from flexinfer.directio import cached_fraction
+from flexinfer.bench.limits import LimitedGroup, limited
 from flexinfer.errors import EngineError, UnsupportedError
-from flexinfer.groups import PROC
-from flexinfer.machine import Machine, device_of
+from flexinfer.machine.cgroups import PROC
+from flexinfer.machine.machine import Machine, device_of
+from flexinfer.reading.open_file import cached_fraction
 from flexinfer.sizes import format_size
 
 # Below this a wait for the child would be missed by the samples of short runs.

@@ -14,8 +14,8 @@ from typing import Any
 from flexinfer import __version__
 from flexinfer.bench.cases import Case
 from flexinfer.errors import RequestError
-from flexinfer.groups import PROC, SYS
-from flexinfer.machine import Machine, device_of
+from flexinfer.machine.cgroups import PROC, SYS
+from flexinfer.machine.machine import Machine, device_of
 
 _FORMAT = 1
 

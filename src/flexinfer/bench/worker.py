@@ -17,7 +17,7 @@ from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
-from flexinfer.plain import open_plain
+from flexinfer.bench.plain import open_plain
 
 _TRANSFER = 8 << 20
 _WINDOW = 128 << 20
@@ -123,10 +123,10 @@ def _plan_figures(llm: Any) -> dict[str, Any]:
 
 def _drive(job: dict[str, Any]) -> dict[str, Any]:
     """Our reader through the whole model, or as far as it comes in time; nothing computed."""
-    from flexinfer.gguf import read_catalogue
-    from flexinfer.pages import Arena
-    from flexinfer.probe import drive_rate
-    from flexinfer.reader import open_reader
+    from flexinfer.gguf.catalogue import read_catalogue
+    from flexinfer.memory.pages import Arena
+    from flexinfer.rates.drive import drive_rate
+    from flexinfer.reading.file_reader import open_reader
 
     paths = read_catalogue(job["model"]).paths
     probed = drive_rate(paths)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def announce(llm: Llama, memory: int | str | None, verbose: bool) -> None:
     """Say how `llm` runs, on standard error; `memory` is the budget that was asked for."""
-    from flexinfer.machine import Machine
+    from flexinfer.machine.machine import Machine
 
     budget = llm.plan.request.budget
     if llm.plan.request.weight_memory is not None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexinfer.generation import TextStream
+from flexinfer.chat.text_stream import TextStream
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
-    from flexinfer.engine import PassStats
+    from flexinfer.engine.engine import PassStats
     from flexinfer.llama import Llama
 
 
@@ -69,7 +69,7 @@ class Answer:
             sys.stdout.flush()
 
     def _sample_memory(self) -> None:
-        from flexinfer.machine import process_memory
+        from flexinfer.machine.machine import process_memory
 
         self._peak = max(self._peak, process_memory())
 

@@ -14,7 +14,7 @@ from flexinfer.sizes import format_size, parse_size
 if TYPE_CHECKING:
     from flexinfer.bench.running import Job
     from flexinfer.bench.store import ModelRuns, Store
-    from flexinfer.gguf import Catalogue
+    from flexinfer.gguf.catalogue import Catalogue
 
 _OPENING_SECONDS = 5.0
 
@@ -104,7 +104,7 @@ def command(
     """Measure MODEL on this machine; runs that are there already are not repeated."""
     from flexinfer.bench.running import Job
     from flexinfer.bench.store import Store, describe, file_name
-    from flexinfer.gguf import read_catalogue
+    from flexinfer.gguf.catalogue import read_catalogue
 
     catalogue = read_catalogue(model)
     description = describe(model)
@@ -234,7 +234,7 @@ def _outcome(result: dict[str, Any]) -> str:
 
 def _report(store: Store) -> None:
     """Write Markdown and, where matplotlib is there, HTML beside the results."""
-    from flexinfer.bench.pages import markdown, page
+    from flexinfer.bench.rendering import markdown, page
 
     if not any(model["runs"] for _, model in store.models()):
         raise RequestError(f"{store.path} has no runs to report; call it without --report-only")

@@ -25,8 +25,8 @@ from flexinfer.errors import RequestError
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
-    from flexinfer.conversation import Conversation
-    from flexinfer.gguf import Catalogue
+    from flexinfer.chat.conversation import Conversation
+    from flexinfer.gguf.catalogue import Catalogue
     from flexinfer.llama import Llama
 
 _MAX_CONTEXT = 4096
@@ -70,7 +70,7 @@ def command(
     """
     catalogue = local_model(model, engine)
     context = ctx or _context(catalogue, engine)
-    from flexinfer.conversation import Conversation
+    from flexinfer.chat.conversation import Conversation
     from flexinfer.llama import Llama
 
     with Llama(
@@ -94,8 +94,8 @@ def command(
 
 def _context(catalogue: Catalogue, engine: dict[str, Any]) -> int:
     """The model's own context, at most 4096, halved until its cache fits half of the budget."""
-    from flexinfer.estimate import estimate_costs
-    from flexinfer.machine import Machine
+    from flexinfer.gguf.estimate import estimate_costs
+    from flexinfer.machine.machine import Machine
 
     trained = catalogue.parameter("context_length", _MAX_CONTEXT)
     context = min(_MAX_CONTEXT, trained if isinstance(trained, int) else _MAX_CONTEXT)
@@ -135,7 +135,7 @@ class _Chat:
     def resume(self) -> None:
         if self._session is None or not self._session.exists():
             return
-        from flexinfer.session import load_session
+        from flexinfer.chat.session import load_session
 
         session = load_session(self._llm, self._session)
         self._talk.resume(session)
@@ -198,7 +198,7 @@ class _Chat:
         if self._session is None:
             click.echo("there is no session file; start with --session FILE", err=True)
             return
-        from flexinfer.session import save_session
+        from flexinfer.chat.session import save_session
 
         save_session(self._llm, self._session, self._talk.session)
 

@@ -72,7 +72,7 @@ def _show_plan(llm: Llama) -> None:
 def _generate(llm: Llama, prompt: str, ids: list[int], count: int) -> list[int]:
     import llama_cpp
 
-    from flexinfer.generation import TextStream
+    from flexinfer.chat.text_stream import TextStream
 
     click.echo(prompt, nl=False)
     text, made = TextStream(), []
@@ -95,7 +95,7 @@ def _generate(llm: Llama, prompt: str, ids: list[int], count: int) -> list[int]:
 
 
 def _compare(path: str, ids: list[int], made: list[int], options: dict[str, Any]) -> None:
-    from flexinfer.plain import plain_tokens
+    from flexinfer.bench.plain import plain_tokens
 
     began = time.monotonic()
     plain = plain_tokens(path, ids, len(made), options, _SAMPLING)

@@ -16,8 +16,8 @@ def command(model: str | None, as_json: bool) -> None:
 
     With MODEL, a GGUF file, the drive that holds it is measured.
     """
-    from flexinfer.checkup import examine
-    from flexinfer.machine import Machine
+    from flexinfer.cli.findings import examine
+    from flexinfer.machine.machine import Machine
 
     findings = examine(Machine.detect(), model)
     if as_json:

@@ -9,7 +9,7 @@ import click
 from flexinfer.cli.options import KV_TYPES, needs_flash_attention
 
 if TYPE_CHECKING:
-    from flexinfer.gguf import Catalogue
+    from flexinfer.gguf.catalogue import Catalogue
 
 _LEAST_CONTEXT = 512
 _LEAST_UBATCH = 32
@@ -17,8 +17,8 @@ _LEAST_UBATCH = 32
 
 def catalogue_of(model: str) -> Catalogue:
     """The header of `model`, read from the file or from the hub."""
-    from flexinfer import hub
-    from flexinfer.gguf import read_catalogue
+    from flexinfer.gguf.catalogue import read_catalogue
+    from flexinfer.hub import hub
 
     return hub.read_remote(model) if hub.is_reference(model) else read_catalogue(model)
 
@@ -32,8 +32,8 @@ def local_model(model: str, engine: dict[str, Any]) -> Catalogue:
     Raises:
         BudgetError: the model cannot run in this budget; nothing was downloaded.
     """
-    from flexinfer import hub
-    from flexinfer.gguf import read_catalogue
+    from flexinfer.gguf.catalogue import read_catalogue
+    from flexinfer.hub import hub
 
     if not hub.is_reference(model):
         return read_catalogue(model)
@@ -44,10 +44,10 @@ def local_model(model: str, engine: dict[str, Any]) -> Catalogue:
 
 
 def _require_fit(catalogue: Catalogue, engine: dict[str, Any]) -> None:
-    from flexinfer.estimate import estimate_costs, estimate_weights
-    from flexinfer.machine import Machine
-    from flexinfer.plan import Rates, Request
-    from flexinfer.planner import plan
+    from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+    from flexinfer.machine.machine import Machine
+    from flexinfer.planning.plan import Rates, Request
+    from flexinfer.planning.planner import plan
 
     machine = Machine.detect()
     kind, flash = KV_TYPES[engine["kv_type"]], engine["flash_attn"]

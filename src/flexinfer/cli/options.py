@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from flexinfer.errors import SizeError
+from flexinfer.planning.strategies import STRATEGIES
 from flexinfer.sizes import parse_size
-from flexinfer.strategies import STRATEGIES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

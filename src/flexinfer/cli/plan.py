@@ -15,10 +15,10 @@ from flexinfer.cli.options import KV_TYPES, engine_options, needs_flash_attentio
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
-    from flexinfer.forecast import Forecast
-    from flexinfer.gguf import Catalogue
-    from flexinfer.machine import Machine
-    from flexinfer.plan import Plan
+    from flexinfer.gguf.catalogue import Catalogue
+    from flexinfer.machine.machine import Machine
+    from flexinfer.planning.forecast import Forecast
+    from flexinfer.planning.plan import Plan
 
 _CONTEXT = 512
 _UBATCH = 512
@@ -57,7 +57,7 @@ def command(
     MODEL is a GGUF file, or hf:user/repo[:quant|:file] on the Hugging Face hub, of which only the
     header is fetched.
     """
-    from flexinfer.machine import Machine
+    from flexinfer.machine.machine import Machine
 
     machine = Machine.detect()
     catalogue = catalogue_of(model)
@@ -93,10 +93,10 @@ def _forecast(
     window: int | None,
     flash_attn: bool,
 ) -> Forecast:
-    from flexinfer.estimate import estimate_costs, estimate_weights
-    from flexinfer.forecast import Forecast
-    from flexinfer.plan import Request
-    from flexinfer.rates import drive_for, measure_rates
+    from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+    from flexinfer.planning.forecast import Forecast
+    from flexinfer.planning.plan import Request
+    from flexinfer.rates.rates import drive_for, measure_rates
 
     cores = threads or machine.cores
     weights = estimate_weights(catalogue, cores)

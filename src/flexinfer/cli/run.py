@@ -50,7 +50,7 @@ def command(
     """Answer one prompt with MODEL, a GGUF file or hf:user/repo[:quant|:file]."""
     text = _prompt_text(prompt, prompt_file)
     catalogue = local_model(model, engine)
-    from flexinfer.vocabulary import tokenize
+    from flexinfer.binding.tokenize import tokenize
 
     # The context depends on their number.
     ids = tokenize(catalogue.paths[0], text, verbose=verbose)

@@ -1,1 +1,0 @@
-"""Plans as people look at them: terminal picture, tables, PNG."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from flexinfer.plan import ON_DEMAND, Plan, Use, Weight
+from flexinfer.planning.plan import ON_DEMAND, Plan, Use, Weight
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexinfer.plan import Plan
+from flexinfer.planning.plan import Plan
 
 
 def memory_parts(plan: Plan) -> dict[str, int]:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from flexinfer.errors import RequestError, UnsupportedError
-from flexinfer.plan import Plan
+from flexinfer.planning.plan import Plan
 from flexinfer.show.grid import Cell, Grid
 from flexinfer.show.memory import memory_parts
 from flexinfer.sizes import format_size

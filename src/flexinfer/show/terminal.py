@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flexinfer.plan import Plan
+from flexinfer.planning.plan import Plan
 from flexinfer.show.grid import Cell, Grid
 from flexinfer.show.memory import memory_parts
 from flexinfer.sizes import format_size

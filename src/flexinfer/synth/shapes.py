@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flexinfer.gguf_types import QUANT_TYPES, QuantType
+from flexinfer.gguf.types import QUANT_TYPES, QuantType
 
 _F32, _Q6_K = QUANT_TYPES[0], QUANT_TYPES[14]
 

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from flexinfer.errors import RequestError
-from flexinfer.gguf_types import QUANT_TYPES
+from flexinfer.gguf.types import QUANT_TYPES
 from flexinfer.sizes import format_size
 from flexinfer.synth.blocks import QUANTS, Bytes, fill
 from flexinfer.synth.shapes import PRESETS, Shape, Weight, weights

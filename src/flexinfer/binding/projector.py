@@ -1,0 +1,45 @@
+"""Image projectors of llama-cpp-python's chat handlers: loaded with the model, inside its budget.
+
+The binding loads a projector (``mmproj``) when the first image is asked about, with llama.cpp's
+own CPU backend: the device never sees it, and its weights stay in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from flexinfer.errors import ModelNotFoundError
+from flexinfer.machine.machine import process_memory
+from flexinfer.memory.ledger import Ledger
+
+ACCOUNT = "projector"
+
+
+def load_projector(llm: Any, handler: Any, ledger: Ledger) -> int:
+    """Load what `handler` needs beside `llm`, if anything; the bytes charged, by measurement.
+
+    Raises:
+        BudgetError: it does not fit, even with the smallest window for weights.
+        ModelNotFoundError: there is no such file.
+        ValueError: llama.cpp does not load it beside this model.
+    """
+    path = getattr(handler, "clip_model_path", None)
+    if path is None:
+        return 0
+    try:
+        expected = os.path.getsize(path)
+    except OSError as error:
+        raise ModelNotFoundError(f"{path}: {error.strerror}; give the projector's path") from error
+    ledger.charge(ACCOUNT, expected)
+    charged = expected
+    try:
+        before = process_memory()
+        handler._init_mtmd_context(llm)
+        found = max(process_memory() - before, 0)
+        ledger.charge(ACCOUNT, max(found - expected, 0))
+        charged = max(found, expected)
+    except BaseException:
+        ledger.release(ACCOUNT, charged)
+        raise
+    return charged

@@ -1,0 +1,194 @@
+"""What a context has computed, kept in memory or in a file and counted in the ledger.
+
+The parent class copies a state three times and with it rows of scores that nobody wrote. Here it is
+copied once; a file is written and read piece by piece, of which none is larger than one layer.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as binding
+import numpy as np
+from llama_cpp.llama import LlamaState
+from llama_cpp.llama_cache import LlamaRAMCache
+
+from flexinfer.errors import RequestError
+from flexinfer.memory.pages import address_of
+
+if TYPE_CHECKING:
+    from flexinfer.llama import Llama
+    from flexinfer.memory.ledger import Ledger
+
+_ACCOUNT = "states"
+_MAGIC = b"flexinfer state\0"
+_TRAILER = len(_MAGIC) + 4
+_BLOCK = 1 << 20
+
+
+def save_state(llm: Llama, ledger: Ledger) -> LlamaState:
+    """The state as the parent's callers know it; its bytes stay in the ledger as long as it lives.
+
+    Without `logits_all` no scores are ever written: one row of zeros stands for them.
+
+    Raises:
+        BudgetError: it does not fit the budget, though other weights and states gave way.
+    """
+    size = int(binding.llama_state_get_size(llm.ctx))
+    rows = len(llm._scores) if llm._logits_all else 1
+    held = size + 4 * rows * llm.n_vocab() + int(llm.input_ids.nbytes)
+    _forget_cached(llm, ledger, held)
+    ledger.charge(_ACCOUNT, held)
+    try:
+        data = bytearray(size)
+        written = int(binding.llama_state_get_data(llm.ctx, _first_byte(data), size))
+        del data[written:]
+        scores = llm._scores.copy() if llm._logits_all else np.zeros((1, llm.n_vocab()), np.single)
+        state = LlamaState(
+            scores=scores,
+            input_ids=llm.input_ids.copy(),
+            n_tokens=llm.n_tokens,
+            llama_state=data,
+            llama_state_size=written,
+            seed=llm._seed,
+        )
+    except BaseException:
+        ledger.release(_ACCOUNT, held)
+        raise
+    weakref.finalize(state, ledger.release, _ACCOUNT, held).atexit = False
+    return state
+
+
+def load_state(llm: Llama, state: LlamaState) -> None:
+    """Go on from `state`, which may be the parent's.
+
+    Raises:
+        RequestError: it is another model's, or larger than the context.
+    """
+    size, tokens = state.llama_state_size, state.n_tokens
+    fits = tokens <= llm.n_ctx() and state.scores.shape[1] == llm.n_vocab()
+    if (
+        not fits
+        or binding.llama_state_set_data(llm.ctx, _first_byte(state.llama_state), size) != size
+    ):
+        _clear(llm)
+        raise RequestError("the state is another model's, or of a larger context; compute it again")
+    if llm._logits_all:
+        llm.scores[:tokens] = state.scores
+    _take_over(llm, state.input_ids[:tokens])
+    llm._seed = state.seed
+
+
+def write_file(llm: Llama, path: Path, ledger: Ledger) -> None:
+    """Write tokens and KV cache to `path`, which appears only once it is complete.
+
+    Raises:
+        RequestError: there is nothing to write, or the drive is full.
+        BudgetError: the budget has no room for one layer's part.
+    """
+    ids = [int(token) for token in llm.input_ids[: llm.n_tokens]]
+    if not ids:
+        raise RequestError("nothing was computed yet: there is no state to write")
+    partial = path.with_name(path.name + ".part")
+    tokens = (binding.llama_token * len(ids))(*ids)
+    with _piece(llm, ledger):
+        name = os.fsencode(partial)
+        written = binding.llama_state_seq_save_file(llm.ctx, name, 0, tokens, len(ids))
+    if not written:
+        partial.unlink(missing_ok=True)
+        raise RequestError(
+            f"the state cannot be written to {path}: is the folder there, the drive full?"
+        )
+    with open(partial, "ab") as file:
+        file.write(_trailer(partial))
+    partial.replace(path)
+
+
+def read_file(llm: Llama, path: Path, ledger: Ledger) -> list[int] | None:
+    """The tokens of the state in `path`, which is taken over; None, and an empty context, where the
+    file is no state, another model's, or larger than the context.
+
+    Raises:
+        BudgetError: the budget has no room for one layer's part.
+    """
+    if not _is_whole(path):
+        return None
+    tokens = (binding.llama_token * llm.n_ctx())()
+    count = binding.ctypes.c_size_t()
+    with _piece(llm, ledger):
+        read = binding.llama_state_seq_load_file(
+            llm.ctx, os.fsencode(path), 0, tokens, llm.n_ctx(), binding.ctypes.byref(count)
+        )
+    if not read:
+        _clear(llm)
+        return None
+    ids = list(tokens[: count.value])
+    _take_over(llm, ids)
+    return ids
+
+
+def _trailer(path: Path, nbytes: int | None = None) -> bytes:
+    """Magic and checksum of the first `nbytes` of a file: llama.cpp, which stops reading before
+    them, ends the process when bytes are missing."""
+    left = path.stat().st_size if nbytes is None else nbytes
+    checksum = 0
+    with open(path, "rb") as file:
+        while left > 0 and (block := file.read(min(left, _BLOCK))):
+            checksum = zlib.crc32(block, checksum)
+            left -= len(block)
+    return _MAGIC + checksum.to_bytes(4, "little")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        nbytes = path.stat().st_size - _TRAILER
+        with open(path, "rb") as file:
+            file.seek(max(nbytes, 0))
+            found = file.read()
+        return nbytes > 0 and found == _trailer(path, nbytes)
+    except OSError:
+        return False
+
+
+def _take_over(llm: Llama, ids: Any) -> None:
+    llm.input_ids[: len(ids)] = ids
+    llm.n_tokens = len(ids)
+    # The logits are not those of the last token: the next request computes it again.
+    llm._requires_eval = True
+
+
+def _clear(llm: Llama) -> None:
+    llm.reset()
+    llm._ctx.kv_cache_clear()
+
+
+@contextmanager
+def _piece(llm: Llama, ledger: Ledger) -> Iterator[None]:
+    """Room for what llama.cpp holds of a file at a time: one tensor of the cache."""
+    layers = max(int(binding.llama_model_n_layer(llm.model)), 1)
+    nbytes = llm.memory_use()["kv"] // layers
+    ledger.charge(_ACCOUNT, nbytes)
+    try:
+        yield
+    finally:
+        ledger.release(_ACCOUNT, nbytes)
+
+
+def _forget_cached(llm: Llama, ledger: Ledger, nbytes: int) -> None:
+    """Drop the oldest states of the parent's cache until `nbytes` are free, before weights go."""
+    if not isinstance(llm.cache, LlamaRAMCache):
+        return
+    cached = llm.cache.cache_state
+    while cached and ledger.free is not None and ledger.free < nbytes:
+        cached.popitem(last=False)
+
+
+def _first_byte(data: bytes | bytearray) -> Any:
+    # By address: an object that owned the buffer could outlive the call in a cycle.
+    return (binding.ctypes.c_uint8 * 1).from_address(address_of(data))

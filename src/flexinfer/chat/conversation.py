@@ -1,0 +1,179 @@
+"""A conversation with a model: turns become tokens such that the KV cache of earlier ones is kept.
+
+The parent class reuses the longest common prefix of what it computed before. Text that a model
+made does not always become the same tokens again, so the tokens themselves are the history, and
+only the text that a turn adds is made into tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from flexinfer.chat.session import Session
+from flexinfer.chat.text_stream import TextStream
+from flexinfer.errors import RequestError
+
+if TYPE_CHECKING:
+    from flexinfer.llama import Llama
+
+# Left for an answer before old turns have to go.
+_ROOM = 128
+Message = dict[str, str]
+
+
+class Conversation:
+    """Messages and their tokens.
+
+    Args:
+        llm: computes; its context holds the tokens of this conversation alone.
+        system: the first message, which is never dropped.
+        sampling: keyword arguments for `Llama.generate`.
+    """
+
+    def __init__(self, llm: Llama, system: str | None = None, **sampling: Any) -> None:
+        self.messages: list[Message] = []
+        self.dropped = 0
+        self._llm = llm
+        self._sampling = sampling
+        self._render = _template(llm)
+        self._text = ""
+        self._ids: list[int] = []
+        if system:
+            self.messages.append({"role": "system", "content": system})
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model brings a chat template; without one, turns are lines of plain text."""
+        return self._render is not _plain
+
+    @property
+    def session(self) -> Session:
+        """Messages and tokens so far, to be saved."""
+        return Session(list(self.messages), list(self._ids))
+
+    def resume(self, session: Session) -> None:
+        """Go on with a session, whose cache may be in the context already."""
+        self.messages = list(session.messages)
+        self._ids = list(session.tokens)
+        self._text = ""
+        if self._ids and len(self.messages) > 1:
+            answer = self.messages[-1]["content"]
+            self._text = self._render(self.messages[:-1], True) + answer
+
+    def clear(self) -> None:
+        """Forget all turns but the system message."""
+        self.messages = [m for m in self.messages[:1] if m["role"] == "system"]
+        self._text, self._ids = "", []
+
+    def ask(self, content: str, stops: Sequence[str] = (), limit: int = -1) -> Iterator[str]:
+        """Text of the answer as it comes.
+
+        Closing the iterator, or an exception such as Ctrl-C in it, ends the answer; what came of
+        it stays part of the conversation.
+
+        Raises:
+            RequestError: the message does not fit the context.
+        """
+        self.messages.append({"role": "user", "content": content})
+        try:
+            prompt = self._prompt()
+            self._llm.check_prompt(prompt)
+        except BaseException:
+            self.messages.pop()
+            raise
+        answer = TextStream(stops)
+        made: list[int] = []
+        try:
+            for token in self._tokens(prompt, limit):
+                made.append(token)
+                piece = self._llm.detokenize([token], prev_tokens=[*prompt, *made[:-1]])
+                text = answer.feed(piece)
+                if text:
+                    yield text
+                if answer.stopped:
+                    break
+            rest = answer.feed(b"", final=True)
+            if rest:
+                yield rest
+        finally:
+            self.messages.append({"role": "assistant", "content": answer.text})
+            self._ids = prompt + made
+            self._text += answer.text
+
+    def _tokens(self, prompt: list[int], limit: int) -> Iterator[int]:
+        llm = self._llm
+        room = llm.n_ctx() - len(prompt)
+        count = min(room, limit) if limit >= 0 else room
+        for number, token in enumerate(llm.generate(prompt, **self._sampling), 1):
+            if llama_cpp.llama_vocab_is_eog(llm._model.vocab, token):
+                return
+            yield token
+            if number >= count:
+                return
+
+    def _prompt(self) -> list[int]:
+        """Tokens of all messages; the oldest turns are dropped when they do not fit."""
+        size = self._llm.n_ctx()
+        ids = self._encode()
+        while len(ids) > size - min(_ROOM, size // 4):
+            if not self._drop_turn():
+                raise RequestError(
+                    f"the message has {len(ids)} tokens but the context only {size}; "
+                    "give a larger --ctx or a shorter message"
+                )
+            self._text, self._ids = "", []
+            ids = self._encode()
+        return ids
+
+    def _encode(self) -> list[int]:
+        text = self._render(self.messages, True)
+        whole = self._tokenize(text, start=True)
+        added = text[len(self._text) :]
+        kept = bool(self._ids) and text.startswith(self._text)
+        if kept and whole[: len(self._ids)] != self._ids:
+            whole = self._ids + self._tokenize(added, start=False)
+        self._text = text
+        return whole
+
+    def _tokenize(self, text: str, *, start: bool) -> list[int]:
+        bos = self._llm.token_bos()
+        written = bos >= 0 and text.startswith(_token_text(self._llm, bos) or "\0")
+        ids = self._llm.tokenize(text.encode(), add_bos=start and not written, special=True)
+        return [int(token) for token in ids]
+
+    def _drop_turn(self) -> bool:
+        first = 1 if self.messages[0]["role"] == "system" else 0
+        if len(self.messages) - first < 3:
+            return False
+        del self.messages[first : first + 2]
+        self.dropped += 1
+        return True
+
+
+def _plain(messages: Sequence[Message], answer: bool) -> str:
+    return "".join(message["content"] + "\n" for message in messages)
+
+
+def _template(llm: Llama) -> Callable[[Sequence[Message], bool], str]:
+    source = llm.metadata.get("tokenizer.chat_template")
+    if not source:
+        return _plain
+    eos, bos = _token_text(llm, llm.token_eos()), _token_text(llm, llm.token_bos())
+
+    def render(messages: Sequence[Message], answer: bool) -> str:
+        formatter = Jinja2ChatFormatter(source, eos, bos, add_generation_prompt=answer)
+        try:
+            return str(formatter(messages=list(messages)).prompt)
+        except Exception as error:
+            # Templates refuse what their model was not trained for: a system message, for one.
+            raise RequestError(f"the model's chat template refuses this: {error}") from error
+
+    return render
+
+
+def _token_text(llm: Llama, token: int) -> str:
+    return str(llm._model.token_get_text(token)) if token != -1 else ""

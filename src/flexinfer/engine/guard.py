@@ -1,0 +1,69 @@
+"""Around each call that computes: Ctrl-C becomes a flag, and what a callback kept is raised."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flexinfer.engine.engine import Engine
+from flexinfer.errors import EngineError
+from flexinfer.native.device.device import device
+
+
+class Guard:
+    """Wraps a context's `decode` and `encode`; `engine` is told to stop by its flag."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def wrap(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
+        def guarded(batch: Any) -> None:
+            device().take_failure()
+            with self._interruptible():
+                try:
+                    call(batch)
+                except RuntimeError as error:
+                    failure = device().take_failure()
+                    if failure is not None:
+                        raise failure from error
+                    if self._engine.closing:
+                        raise EngineError("the model was closed while it answered") from error
+                    raise EngineError(
+                        f"llama.cpp could not compute a batch ({error}); opened with verbose=True "
+                        "it says why"
+                    ) from error
+
+        return guarded
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """A handler that raises inside a ggml callback would be lost; set a flag instead."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        pressed: list[Any] = []
+
+        def press(number: int, frame: Any) -> None:
+            pressed.append((number, frame))
+            self._engine.interrupted.set()
+
+        previous = signal.getsignal(signal.SIGINT)
+        if not callable(previous):
+            yield
+            return
+        signal.signal(signal.SIGINT, press)
+        failure: BaseException | None = None
+        try:
+            yield
+        except RuntimeError as error:
+            failure = error
+        finally:
+            signal.signal(signal.SIGINT, previous)
+            self._engine.interrupted.clear()
+        if pressed:
+            previous(*pressed[0])
+        if failure is not None:
+            raise failure

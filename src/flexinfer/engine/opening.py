@@ -1,0 +1,222 @@
+"""Opening a model: load without reading, measure what contexts cost, plan, then create the context.
+
+llama-cpp-python's class builds its parameters inside and calls two functions of its own module by
+name: one loads the model, one creates the context. `Opening.around` wraps those two while the
+class is constructed, for this thread only; it is the only patch, and it is undone on exit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flexinfer.engine.engine import Engine
+from flexinfer.engine.trials import Trials
+from flexinfer.errors import ModelFileError
+from flexinfer.gguf.as_weight import GROWTH, encoded_bytes
+from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.machine.machine import process_memory
+from flexinfer.memory.ledger import Ledger
+from flexinfer.native.device.device import Device, device
+from flexinfer.native.device.phases import Loading
+from flexinfer.planning import planner
+from flexinfer.planning.plan import Costs, Plan, Rates, Request, Weight
+from flexinfer.reading.file_reader import Reader
+from flexinfer.storage.residency import Held, Residency
+
+_ALL_LAYERS = 0x7FFFFFFF
+
+_patching = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is to be opened; see `flexinfer.Llama` for the meaning.
+
+    `memlock` is how many bytes may be locked with mlock, None when there is no limit.
+    """
+
+    budget: int
+    strategy: str = "flex"
+    weight_memory: int | None = None
+    window: int | None = None
+    logits_all: bool = False
+    min_ctx: int = 512
+    memlock: int | None = None
+
+
+class Opening:
+    """One model on its way from file to engine.
+
+    Args:
+        catalogue: of the model's files.
+        options: budget and strategy.
+        ledger: of the process.
+        open_reader: makes the reader of the model's files once the plan is known.
+        rates: of drive and processor, asked once the weights are known.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        options: Options,
+        ledger: Ledger,
+        open_reader: Callable[[bool], Reader],
+        rates: Callable[[Sequence[Weight]], Rates],
+    ) -> None:
+        self.engine: Engine | None = None
+        self.plan: Plan | None = None
+        self._catalogue = catalogue
+        self._options = options
+        self._ledger = ledger
+        self._open_reader = open_reader
+        self._rates = rates
+        self._device: Device = device()
+        self._loading: Loading | None = None
+        self._began = process_memory()
+        self._overhead = 0
+        self._limits = options.weight_memory is None
+
+    def limit_to(self, limit: int) -> None:
+        """Let the process use `limit` bytes from now on, as long as such a model is open."""
+        if not self._limits:
+            self._limits = True
+            self._ledger.limit_to(limit)
+        self._ledger.limit = limit
+
+    def close(self) -> None:
+        """Give the accounts back; the contexts and the model must be freed before."""
+        self._ledger.release("overhead", self._overhead)
+        self._overhead = 0
+        if self._limits:
+            self._ledger.unlimit()
+        if self.engine is not None:
+            self._device.disown(self.engine)
+            self.engine.close()
+
+    @contextlib.contextmanager
+    def around(self) -> Iterator[None]:
+        """While entered, models and contexts that this thread creates are this opening's."""
+        import llama_cpp.llama_cpp as binding
+
+        me = threading.get_ident()
+        load, create = binding.llama_model_load_from_file, binding.llama_init_from_model
+
+        def load_ours(path: bytes, params: Any) -> Any:
+            if threading.get_ident() != me:
+                return load(path, params)
+            return self._load(binding, load, path, params)
+
+        def create_ours(model: Any, params: Any) -> Any:
+            if threading.get_ident() != me:
+                return create(model, params)
+            return self._create(binding, create, model, params)
+
+        with _patching:
+            binding.llama_model_load_from_file = load_ours
+            binding.llama_init_from_model = create_ours
+            try:
+                yield
+            finally:
+                binding.llama_model_load_from_file = load
+                binding.llama_init_from_model = create
+
+    # -- loading ------------------------------------------------------------------------------
+
+    def _load(self, binding: Any, load: Callable[..., Any], path: bytes, params: Any) -> Any:
+        params.devices = self._device.device_list
+        params.n_gpu_layers = _ALL_LAYERS
+        params.split_mode = 1  # LLAMA_SPLIT_MODE_LAYER
+        params.load_mode = 0  # LLAMA_LOAD_MODE_NONE
+        params.lazy_mode = 0
+        params.use_extra_bufts = False
+        params.no_host = False
+        with self._device.loading() as loading:
+            model = self._attempt(lambda: load(path, params), binding.llama_model_free)
+        if model is None:
+            raise ModelFileError(
+                f"{os.fsdecode(path)}: llama.cpp does not load this model "
+                f"(architecture {self._catalogue.architecture}); run with verbose=True to see why"
+            )
+        self._loading = loading
+        return model
+
+    def _attempt(self, call: Callable[[], Any], undo: Callable[[Any], object]) -> Any:
+        return self._device.attempt(call, self._catalogue.paths[0], undo)
+
+    # -- planning -----------------------------------------------------------------------------
+
+    def _create(self, binding: Any, create: Callable[..., Any], model: Any, params: Any) -> Any:
+        if self._loading is None or not self._loading.weights:
+            return create(model, params)
+        if self.engine is None:
+            self._open_engine(binding, create, model, params)
+        return self._attempt(lambda: create(model, params), binding.llama_free)
+
+    def _open_engine(
+        self, binding: Any, create: Callable[..., Any], model: Any, params: Any
+    ) -> None:
+        assert self._loading is not None
+        # The first model bears what the process was before it; later ones what they add.
+        base = process_memory() - (self._began if self._ledger.used else 0)
+        vocabulary = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
+        trials = Trials(
+            lambda trial: self._attempt(lambda: create(model, trial), binding.llama_free),
+            binding.llama_free,
+            params,
+            self._loading,
+            self._catalogue,
+        )
+        trials.run(params.n_ctx, params.n_ubatch)
+
+        width = int(binding.llama_model_n_embd(model))
+        encodes = binding.llama_model_has_encoder(model)
+
+        def outputs(ctx: int, ubatch: int) -> int:
+            """Bytes that a context hands out at its first batch, not when it is created."""
+            if encodes:
+                return encoded_bytes(vocabulary, width, ubatch)
+            return 4 * vocabulary * min(int(params.n_batch), ctx) if self._options.logits_all else 0
+
+        def costs(ctx: int, ubatch: int) -> Costs:
+            trial = trials.run(ctx, ubatch)
+            logits = 4 * vocabulary * ctx if self._options.logits_all else 0
+            extra = trial.work + trials.batch_bytes(ubatch)
+            kv = trial.kv + outputs(ctx, ubatch)
+            return Costs(base + GROWTH + extra + logits, kv, trial.compute)
+
+        weights, held = trials.weights()
+        request = Request(
+            budget=self._options.budget,
+            ctx=params.n_ctx,
+            ubatch=params.n_ubatch,
+            strategy=self._options.strategy,
+            weight_memory=self._options.weight_memory,
+            window=self._options.window,
+            min_ctx=min(self._options.min_ctx, params.n_ctx),
+        )
+        plan = planner.plan(weights, request, costs, self._rates(weights))
+        params.n_ctx, params.n_ubatch = plan.ctx, plan.ubatch
+        self.plan = plan
+        self._carry_out(plan, held)
+
+    def _carry_out(self, plan: Plan, held: list[Held]) -> None:
+        assert self._loading is not None
+        self._overhead = plan.costs.overhead
+        self._ledger.charge("overhead", self._overhead)
+        interrupted: list[Engine] = []
+        memlock = self._options.memlock
+        residency = Residency(
+            held,
+            plan,
+            self._open_reader(plan.resident),
+            lambda: interrupted[0].check(),
+            pinned=memlock is None or memlock >= plan.held_bytes,
+        )
+        self.engine = Engine(residency, self._ledger)
+        interrupted.append(self.engine)
+        self._device.own(self._loading, self.engine)

@@ -1,0 +1,119 @@
+"""When a check of ggml's own fails it ends the process; here only the thread that called it ends.
+
+`ggml_abort` (``ggml/src/ggml.c``, ggml 0.25.3) tells a callback before it calls ``abort``. A
+callback that never returns keeps the process: the thread is parked for good, with whatever it
+had allocated, and whoever waited for it gets an error. So only calls whose parked thread holds
+no lock that others need may be made this way: loading a model and creating a context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from flexinfer.errors import ModelFileError
+from flexinfer.native import mirror
+from flexinfer.native.library import Library
+
+T = TypeVar("T")
+
+# Where llama.cpp was compiled, the file in it, and what did not hold.
+_MESSAGE = re.compile(r"(?:.*/)?llama\.cpp/(?P<place>\S+?:\d+): (?P<what>.*)", re.DOTALL)
+
+
+class _Call(Generic[T]):
+    """One call in a thread of its own: how it ended."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self.over = threading.Event()
+        self.aborted: str | None = None
+        self.failure: BaseException | None = None
+        self.result: T
+        self._call = call
+
+    def run(self) -> None:
+        try:
+            self.result = self._call()
+        except BaseException as error:
+            self.failure = error
+        self.over.set()
+
+
+class Aborts:
+    """Makes calls survive the `abort` of `native`; one for a process, as ggml has one callback."""
+
+    def __init__(self, native: Library) -> None:
+        self._calls: dict[int, _Call[object]] = {}
+        self._callback = mirror.OnAbort(self._aborting)
+        native.ggml_set_abort_callback(self._callback)
+
+    def survive(self, call: Callable[[], T], path: str, undo: Callable[[T], object]) -> T:
+        """The result of `call`, which runs in another thread.
+
+        Ctrl-C waits until the call is over; `undo` then frees the result that nobody gets.
+
+        Raises:
+            ModelFileError: ggml would have ended the process; names the model and the condition.
+        """
+        made: _Call[T] = _Call(call)
+        thread = threading.Thread(
+            target=self._run, args=(made,), name="flexinfer-open", daemon=True
+        )
+        with _interrupts_later() as pressed:
+            thread.start()
+            made.over.wait()
+        if made.aborted is not None:
+            raise ModelFileError(
+                f"{path}: llama.cpp cannot run this model, {_condition(made.aborted)}; its "
+                "metadata and its tensors contradict each other, fetch or convert the model again"
+            )
+        thread.join()
+        if made.failure is not None:
+            raise made.failure
+        if pressed:
+            undo(made.result)
+            raise KeyboardInterrupt
+        return made.result
+
+    def _run(self, made: _Call[T]) -> None:
+        me = threading.get_ident()
+        self._calls[me] = made  # type: ignore[assignment]
+        try:
+            made.run()
+        finally:
+            del self._calls[me]
+
+    def _aborting(self, message: bytes) -> None:
+        call = self._calls.get(threading.get_ident())
+        text = message.decode("utf-8", "replace")
+        if call is None:  # a thread of somebody else's: what ggml does without a callback
+            os.write(2, f"{text}\n".encode())
+            return
+        call.aborted = text
+        call.over.set()
+        threading.Event().wait()
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[list[int]]:
+    """While entered, Ctrl-C is only noted, in the list: nobody can stop the call."""
+    pressed: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _condition(message: str) -> str:
+    match = _MESSAGE.fullmatch(message)
+    return f"{match['what']} at {match['place']}" if match else message

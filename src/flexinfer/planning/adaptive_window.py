@@ -1,0 +1,96 @@
+"""How large the window should be, learned from passes: integers and seconds in, a size out.
+
+A pass loses time where the computation waits for the drive although the drive had nothing to do
+at some other moment of the same pass: a larger window would have let the reads run on. Where the
+computation waits for a drive that never rests, a smaller window leaves more bytes to lock.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from flexinfer.planning.fitting import HUGE_PAGE, MIB
+
+# Above this the drive of a machine with few cores had no more to gain in any measurement.
+LARGEST = 256 * MIB
+# Below this a pass is cut in so many pieces that computing takes longer.
+LEAST = 16 * MIB
+# A decision needs so many passes; fewer follow the noise of a shared drive.
+_PASSES = 3
+# Shares of a pass: a loss that is worth a larger window; one that is none; and waits that make it
+# worth to try a smaller one.
+_LOST = 0.04
+_NOTHING = 0.01
+_WAITS = 0.1
+# A larger window has to save at least this share of what was lost.
+_HELPS = 0.25
+# A prompt computes much longer than a token and says nothing about the tokens after it.
+_DECODE = 2.0
+
+
+class AdaptiveWindow:
+    """One window on its way between `least` and `most` bytes.
+
+    It grows by half while that saves time, shrinks by a third while the drive is busy all the time,
+    and remembers what did not work, so that it comes to rest.
+    """
+
+    def __init__(self, window: int, least: int, most: int) -> None:
+        self.window = window
+        self._floor = min(max(least, LEAST), window)
+        self._ceiling = max(min(most, LARGEST), window)
+        self._passes: list[tuple[float, float]] = []
+        self._fastest = float("inf")
+        # The size before the last change and what was lost with it.
+        self._before: tuple[int, float] | None = None
+
+    def __repr__(self) -> str:
+        return f"<AdaptiveWindow {self.window} of {self._floor} to {self._ceiling} bytes>"
+
+    def observe(self, seconds: float, waited: float, idle: float) -> int | None:
+        """Take in one pass; the size to go over to, or None.
+
+        Args:
+            seconds: of the whole pass.
+            waited: in which it did not compute.
+            idle: in which no read was under way.
+        """
+        computed = seconds - waited
+        self._fastest = min(self._fastest, computed)
+        if computed > _DECODE * self._fastest:
+            return None
+        self._passes.append((waited / seconds, idle / seconds))
+        if len(self._passes) < _PASSES:
+            return None
+        waits, idles = (median(shares) for shares in zip(*self._passes, strict=True))
+        self._passes.clear()
+        size = self._next(waits, min(waits, idles))
+        if size == self.window:
+            return None
+        self.window = size
+        return size
+
+    def _next(self, waits: float, lost: float) -> int:
+        before, self._before = self._before, None
+        if before is not None:
+            size, lost_then = before
+            if size < self.window and lost > lost_then * (1 - _HELPS):
+                self._ceiling = size
+                return size
+            if size > self.window and lost > 2 * _NOTHING:
+                self._floor = size
+                return size
+        if lost > _LOST:
+            return self._try(min(_whole(self.window * 3 // 2), self._ceiling), lost)
+        if lost < _NOTHING and waits > _WAITS:
+            return self._try(max(_whole(self.window * 2 // 3), self._floor), lost)
+        return self.window
+
+    def _try(self, size: int, lost: float) -> int:
+        if size != self.window:
+            self._before = self.window, lost
+        return size
+
+
+def _whole(nbytes: int) -> int:
+    return max(nbytes // HUGE_PAGE, 1) * HUGE_PAGE

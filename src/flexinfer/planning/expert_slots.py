@@ -1,0 +1,109 @@
+"""One budget for dense weights, the window, and experts.
+
+A byte of a dense weight saves a byte of reading in every token, one of an expert only when that
+expert is wanted: dense weights are locked first, what is left becomes slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from flexinfer.planning import fitting
+from flexinfer.planning.fitting import MIB, Choice, everything, floor_pages, whole_pages
+from flexinfer.planning.plan import ON_DEMAND, Weight, group_bytes
+from flexinfer.sizes import format_size
+
+_MAX_WINDOW = 64 * MIB
+_WINDOW_SHARE = 16
+
+Choose = Callable[[Sequence[Weight], int, int | None], Choice]
+
+
+def smallest_room(weights: Sequence[Weight]) -> int:
+    """The fewest bytes for weights that a pass can do with: the window takes one expert."""
+    groups = group_bytes(weights)
+    if not groups:
+        return fitting.smallest_room(weights)
+    divided = fitting.smallest_room(_dense(weights)) + _least_window(groups)
+    return min(divided, everything(weights))
+
+
+def choose_with_experts(
+    weights: Sequence[Weight], room: int, window: int | None, choose: Choose
+) -> Choice:
+    """Divide `room` bytes, of which not all weights fit; `choose` decides about dense weights."""
+    groups = group_bytes(weights)
+    if not groups:
+        return choose(weights, room, window)
+    dense = _dense(weights)
+    least = _least_window(groups)
+    if everything(dense) + least > room:
+        chosen = choose(dense, room - least, window)
+        return _spread(chosen, weights, slots=(0,) * len(groups), expert_window=least)
+    left = room - everything(dense)
+    passing = max(floor_pages(min(_MAX_WINDOW, left // _WINDOW_SHARE)), least)
+    locked = tuple(0 if weight.use in ON_DEMAND else weight.rows for weight in dense)
+    slots = _slots(groups, floor_pages(left - passing), _experts(weights, len(groups)))
+    chosen = Choice(locked, 0, 0, (f"dense weights ({format_size(everything(dense))}) locked",))
+    return _spread(
+        chosen, weights, slots=slots, expert_window=passing, hit_rate=_hit_rate(weights, slots)
+    )
+
+
+def _dense(weights: Sequence[Weight]) -> list[Weight]:
+    return [weight for weight in weights if weight.group is None]
+
+
+def _least_window(groups: Sequence[int]) -> int:
+    return whole_pages(max(groups))
+
+
+def _experts(weights: Sequence[Weight], groups: int) -> list[int]:
+    found = [0] * groups
+    for weight in weights:
+        if weight.group is not None:
+            found[weight.group] = weight.experts
+    return found
+
+
+def _slots(groups: Sequence[int], nbytes: int, experts: Sequence[int]) -> tuple[int, ...]:
+    """As many slots in each group as fit, one more in the first ones: all of `nbytes` is used."""
+    slots = [0] * len(groups)
+    growing = True
+    while growing:
+        growing = False
+        for group, size in enumerate(groups):
+            if size <= nbytes and slots[group] < experts[group]:
+                slots[group] += 1
+                nbytes -= size
+                growing = True
+    return tuple(slots)
+
+
+def _hit_rate(weights: Sequence[Weight], slots: Sequence[int]) -> float:
+    """Expected share of hits for even routing: that of slots among experts.
+
+    Real routing is less even, so it hits more often.
+    """
+    used = hits = 0.0
+    for weight in weights:
+        if weight.group is not None:
+            used += weight.token_bytes
+            hits += weight.token_bytes * slots[weight.group] / weight.experts
+    return hits / used
+
+
+def _spread(chosen: Choice, weights: Sequence[Weight], **experts: object) -> Choice:
+    """The choice about dense weights as one about all."""
+    rows = iter(chosen.locked_rows)
+    locked = tuple(next(rows) if weight.group is None else 0 for weight in weights)
+    full = replace(chosen, locked_rows=locked, **experts)  # type: ignore[arg-type]
+    few, many = min(full.slots), max(full.slots)
+    count = f"{few}" if few == many else f"{few} to {many}"
+    most = max(weight.experts for weight in weights)
+    reason = (
+        f"{count} of {most} experts a layer stay, about {full.hit_rate:.0%} hits; others pass "
+        f"through a window of {format_size(full.expert_window)}"
+    )
+    return replace(full, reasons=(*chosen.reasons, reason))

@@ -1,0 +1,217 @@
+"""Threads that serve the pieces of transfers, urgent ones first, else first come, first served.
+
+A thread holds the interpreter lock for microseconds a piece: one call of a C queue, one read, one
+short lock.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+
+from flexinfer.errors import ReadError
+from flexinfer.reading.open_file import OpenFile
+
+# A thread in a read that hangs is left behind when the process ends.
+_EXIT_SECONDS = 5.0
+
+
+class Transfer:
+    """Bytes on their way into memory; the reader that made it calls `finish` once.
+
+    `done` means that nothing writes to the memory any more, also when `error` is set; `begun` that
+    the drive was asked for some of it.
+    """
+
+    __slots__ = ("_latch", "begun", "done", "error")
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.done = False
+        self.error: ReadError | None = None
+        self._latch = threading.Lock()
+        self._latch.acquire()
+
+    def __repr__(self) -> str:
+        state = repr(self.error) if self.error else "done" if self.done else "under way"
+        return f"<{type(self).__name__} {state}>"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it is done, after at most `timeout` seconds (None: however long it takes)."""
+        if self.done:
+            return True
+        if self._latch.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
+            self._latch.release()
+        return self.done
+
+    def abandon(self) -> None:
+        """Nobody wants it any more: it ends with an error, what was not begun is not read."""
+        if not self.done:
+            self.error = self.error or ReadError("nobody wants what is read")
+
+    def finish(self, error: ReadError | None = None) -> None:
+        """It is over; an error that was set before stays."""
+        self.error = self.error or error
+        self.done = True
+        self._latch.release()
+
+
+class QueuedTransfer(Transfer):
+    __slots__ = ("left",)
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.left = pieces
+
+
+class Piece:
+    __slots__ = ("file", "need", "offset", "transfer", "view")
+
+    def __init__(
+        self, transfer: QueuedTransfer, file: OpenFile, offset: int, view: memoryview, need: int
+    ) -> None:
+        self.transfer = transfer
+        self.file = file
+        self.offset = offset
+        self.view = view
+        self.need = need
+
+
+class ReadThreads:
+    """Threads and their queue. It knows no reader, so a forgotten reader can be collected."""
+
+    def __init__(self, threads: int, files: Sequence[OpenFile]) -> None:
+        self.files = files
+        # One True for each piece in the two lines; False tells a thread to end.
+        self.queue: SimpleQueue[bool] = SimpleQueue()
+        self._urgent: deque[Piece] = deque()
+        self._ahead: deque[Piece] = deque()
+        self.bytes_read = 0
+        self.pieces = 0
+        self.open: set[QueuedTransfer] = set()
+        self._lock = threading.Lock()
+        self._busy = 0.0
+        self._busy_since = 0.0
+        self._serving = threads
+        self.threads = [
+            threading.Thread(target=self._serve, name=f"flexinfer-read-{n}", daemon=True)
+            for n in range(threads)
+        ]
+        for thread in self.threads:
+            thread.start()
+        # Later the interpreter runs no thread any more, and a transfer under way never ends.
+        atexit.register(self._exit)
+
+    @property
+    def busy_s(self) -> float:
+        with self._lock:
+            running = time.perf_counter() - self._busy_since if self.open else 0.0
+            return self._busy + running
+
+    def submit(
+        self, transfer: QueuedTransfer, pieces: Sequence[Piece], *, urgent: bool = False
+    ) -> None:
+        with self._lock:
+            if not self.open:
+                self._busy_since = time.perf_counter()
+            self.open.add(transfer)
+        (self._urgent if urgent else self._ahead).extend(pieces)
+        for _ in pieces:
+            self.queue.put(True)
+
+    def count(self, nbytes: int, pieces: int = 1) -> None:
+        with self._lock:
+            self.bytes_read += nbytes
+            self.pieces += pieces
+
+    def drop_queued(self) -> None:
+        error = ReadError("the read was cancelled")
+        while True:
+            try:
+                more = self.queue.get_nowait()
+            except Empty:
+                break
+            if not more:  # nothing comes after the threads' orders to end
+                self.queue.put(more)
+                break
+            self._done(self._next(), 0, error)
+        with self._lock:
+            for transfer in self.open:
+                transfer.error = transfer.error or error
+
+    def wait(self, timeout: float | None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            running = list(self.open)
+        return all(
+            transfer.wait(None if deadline is None else deadline - time.monotonic())
+            for transfer in running
+        )
+
+    def end(self) -> None:
+        """Let the threads end after what is queued, and close the files. Never blocks."""
+        for _ in self.threads:
+            self.queue.put(False)
+
+    def join(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _exit(self) -> None:
+        self.drop_queued()
+        self.end()
+        self.join(_EXIT_SECONDS)
+
+    def _serve(self) -> None:
+        while self.queue.get():
+            piece = self._next()
+            error: ReadError | None = None
+            count = 0
+            if piece.transfer.error is None:
+                piece.transfer.begun = True
+                try:
+                    count = piece.file.read(piece.offset, piece.view, piece.need)
+                except ReadError as failure:
+                    error = failure
+                except Exception as failure:  # or the transfer would never end
+                    error = ReadError(f"{piece.file.path}: {failure}")
+                    error.__cause__ = failure
+            self._done(piece, count, error)
+            del piece, error
+        with self._lock:
+            self._serving -= 1
+            last = not self._serving
+        # The last one out closes: no thread can read from a descriptor's number used again.
+        if last:
+            atexit.unregister(self._exit)
+            for file in self.files:
+                file.close()
+
+    def _next(self) -> Piece:
+        """A piece for whoever took a True from the queue; there is one for each."""
+        try:
+            return self._urgent.popleft()
+        except IndexError:
+            return self._ahead.popleft()
+
+    def _done(self, piece: Piece, count: int, error: ReadError | None) -> None:
+        piece.view.release()
+        transfer = piece.transfer
+        with self._lock:
+            if count:
+                self.bytes_read += count
+                self.pieces += 1
+            if error is not None and transfer.error is None:
+                transfer.error = error
+            transfer.left -= 1
+            if transfer.left:
+                return
+            self.open.discard(transfer)
+            if not self.open:
+                self._busy += time.perf_counter() - self._busy_since
+        transfer.finish()

@@ -1,0 +1,107 @@
+"""Rows on demand: a table of which `GET_ROWS` reads a few rows is never read as a whole.
+
+The rows lie where they would lie in the whole table, in address space that is backed page by
+page, so ids and strides stay as they are; after the pass the pages go back.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from flexinfer.errors import ReadError
+from flexinfer.memory.pages import RESERVE_NOTHING, address_of
+from flexinfer.reading import waiting
+from flexinfer.reading.file_reader import Reader, Transfer
+from flexinfer.seam import Part, RowTable
+
+_Job = tuple[list[int], Transfer]
+
+
+class RowStore:
+    """Backs the rows of one table, read through `reader`.
+
+    A thread of its own reads: rows must not queue behind the weights that are read ahead, and the
+    pass that waits for them must be able to give up. `check` is called while waiting and raises
+    to stop the wait.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        row_bytes: int,
+        reader: Reader,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._map = mmap.mmap(-1, part.nbytes, flags=RESERVE_NOTHING)
+        self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        self._reader = reader
+        self._check = check
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.table = RowTable(part, address_of(self._map), row_bytes)
+
+    def fetch(self, rows: list[int]) -> int:
+        """Read `rows` (ascending) into their places; returns the bytes read.
+
+        Raises:
+            ReadError: the drive failed or does not answer. A late answer does no harm: it writes
+                what belongs there.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="flexinfer-rows", daemon=True)
+            self._thread.start()
+        transfer = Transfer()
+        self._jobs.put((rows, transfer))
+        part = self.table.part
+        waiting.wait_for(transfer, f"rows of {part.name} (file {part.file})", self._check)
+        return len(rows) * self.table.row_bytes
+
+    def drop(self) -> None:
+        """Give the pages of all rows back to the system."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        self.drop()
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join(waiting.CANCEL_SECONDS)
+        try:
+            self._map.close()
+        except BufferError:
+            del self._map  # a read that hangs or its error hold a view; the last one unmaps it
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            rows, transfer = job
+            error: ReadError | None = None
+            try:
+                self._read(rows)
+            except ReadError as failure:
+                error = failure
+            except Exception as failure:  # or the pass would wait for nothing
+                error = ReadError(f"{self.table.part.name}: {failure}")
+                error.__cause__ = failure
+            transfer.finish(error)
+            del job, transfer, error
+
+    def _read(self, rows: list[int]) -> None:
+        part, size = self.table.part, self.table.row_bytes
+        with memoryview(self._map) as memory:
+            for first, count in _runs(rows):
+                start, nbytes = first * size, count * size
+                with memory[start : start + nbytes] as target:
+                    self._reader.read_into(part.file, part.offset + start, target)
+
+
+def _runs(rows: list[int]) -> list[tuple[int, int]]:
+    """Consecutive rows as (first, count)."""
+    runs: list[tuple[int, int]] = []
+    for row in rows:
+        if runs and row == runs[-1][0] + runs[-1][1]:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((row, 1))
+    return runs

@@ -1,0 +1,243 @@
+"""Streamed weights: reads run ahead of the computation through a ring, in the order of the graph.
+
+A `Stream` belongs to the thread that holds the model's pass lock; only the reader's threads work
+beside it. Loads are known by their index in the sequence of the running pass. After the last
+one the reads go on with the same sequence, which is what the next pass most likely wants; `begin`
+keeps what fits and drops the rest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flexinfer.errors import ReadError
+from flexinfer.memory.pages import Arena
+from flexinfer.reading import waiting
+from flexinfer.reading.file_reader import Reader, Transfer
+from flexinfer.seam import Part
+from flexinfer.storage.locked import LockedSet
+from flexinfer.storage.ring import Ring
+
+# Reads into locked memory do not wait for room; this many bytes of them may be under way.
+_LOCKED_AHEAD = 64 << 20
+
+
+@dataclass
+class Counters:
+    """What a stream did, in bytes and seconds since it was made."""
+
+    read_bytes: int = 0
+    wait_s: float = 0.0
+
+    def add(self, other: Counters) -> None:
+        self.read_bytes += other.read_bytes
+        self.wait_s += other.wait_s
+
+
+@dataclass
+class _Entry:
+    """One load under way or in memory; `transfer` is None when it was there already.
+
+    `place` says what giving it up gives back: a place in the ring, a locked place, or nothing.
+    """
+
+    part: Part
+    address: int
+    transfer: Transfer | None
+    place: Literal["ring", "locked", "none"]
+
+
+class Stream:
+    """Keeps the loads of a sequence coming while earlier ones are computed.
+
+    Args:
+        reader: reads the model's files.
+        locked: places of the parts that stay.
+        window: bytes of the ring (0: nothing is streamed).
+        lookahead: False reads a part only when it is acquired.
+        check: called while waiting; raises to stop the wait.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        locked: LockedSet,
+        window: int,
+        *,
+        lookahead: bool,
+        check: Callable[[], None],
+    ) -> None:
+        self.counters = Counters()
+        self._reader = reader
+        self._locked = locked
+        self._arena = Arena(window) if window else None
+        self._ring = Ring(window)
+        self._lookahead = lookahead
+        self._check = check
+        self._sequence: Sequence[Part] = ()
+        self._entries: deque[_Entry] = deque()
+        self._first = 0
+        self._locked_ahead = 0
+
+    def __repr__(self) -> str:
+        return f"<Stream {self._ring!r} {len(self._entries)} loads from {self._first}>"
+
+    @property
+    def window(self) -> int:
+        return self._ring.size
+
+    def begin(self, sequence: Sequence[Part]) -> None:
+        """Start a pass over `sequence`; reads that ran ahead and fit it are kept."""
+        keep = 0
+        for entry, part in zip(self._entries, sequence, strict=False):
+            if entry.part is not part:
+                break
+            keep += 1
+        self._drop_after(keep)
+        self._sequence = sequence
+        self._first = 0
+        self._pump()
+
+    def ready(self, index: int) -> bool:
+        """Whether the load can be acquired without waiting."""
+        position = index - self._first
+        if position >= len(self._entries):
+            return False
+        transfer = self._entries[position].transfer
+        return transfer is None or transfer.done
+
+    def acquire(self, index: int) -> int:
+        """Address of the load's first byte, once it is in memory.
+
+        Raises:
+            ReadError: it could not be read, or the drive hangs.
+        """
+        position = index - self._first
+        while position >= len(self._entries):
+            if not self._start_next():
+                raise ReadError(
+                    f"{self._sequence[index].name}: the window of {self._ring.size} bytes is too "
+                    "small for what one step needs; give a larger budget or window"
+                )
+        entry = self._entries[position]
+        if entry.transfer is not None:
+            self._wait(entry)
+        return entry.address
+
+    def release(self, index: int) -> None:
+        """All loads before `index` are used up; their room goes to the next reads."""
+        while self._first < index and self._entries:
+            if self._entries.popleft().place == "ring":
+                self._ring.pop()
+            self._first += 1
+        self._first = max(self._first, index)
+        self._pump()
+
+    def stop(self) -> None:
+        """Forget every read under way; no thread writes to the ring any more afterwards."""
+        self._drop_after(0)
+
+    def close(self) -> None:
+        self.stop()
+        if self._arena is not None:
+            self._arena.close()
+
+    # -- reading ahead ------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        if not self._lookahead:
+            return
+        limit = 2 * len(self._sequence)
+        while self._first + len(self._entries) < limit and self._start_next():
+            pass
+
+    def _start_next(self) -> bool:
+        """Begin the next read of the sequence; False when there is no room for it yet."""
+        position = self._first + len(self._entries)
+        part = self._sequence[position % len(self._sequence)]
+        if part.address:
+            self._entries.append(_Entry(part, part.address, None, "none"))
+            return True
+        if part.locked:
+            return self._start_locked(part)
+        return self._start_streamed(part)
+
+    def _start_locked(self, part: Part) -> bool:
+        first = next((entry for entry in self._entries if entry.part is part), None)
+        if first is not None:
+            # Its second use: the first one's read fills the same place.
+            self._entries.append(_Entry(part, first.address, first.transfer, "none"))
+            return True
+        if self._locked_ahead > _LOCKED_AHEAD and self._entries:
+            return False
+        start, stop = self._reader.span(part.file, part.offset, part.nbytes)
+        address, view = self._locked.place(part, stop - start)
+        transfer = self._reader.start(part.file, start, view, part.offset + part.nbytes - start)
+        self._locked_ahead += part.nbytes
+        self._entries.append(_Entry(part, address + part.offset - start, transfer, "locked"))
+        return True
+
+    def _start_streamed(self, part: Part) -> bool:
+        start, stop = self._reader.span(part.file, part.offset, part.nbytes)
+        offset = self._ring.push(stop - start)
+        if offset is None or self._arena is None:
+            return False
+        view = self._arena.view(offset, stop - start)
+        transfer = self._reader.start(part.file, start, view, part.offset + part.nbytes - start)
+        self.counters.read_bytes += stop - start
+        address = self._arena.address + offset + part.offset - start
+        self._entries.append(_Entry(part, address, transfer, "ring"))
+        return True
+
+    # -- waiting and dropping -------------------------------------------------------------------
+
+    def _wait(self, entry: _Entry) -> None:
+        transfer, part = entry.transfer, entry.part
+        assert transfer is not None
+        what = f"{part.name} (file {part.file}, offset {part.offset}, {part.nbytes} bytes)"
+        self.counters.wait_s += waiting.wait_for(transfer, what, self._check)
+        if entry.part.locked and not entry.part.address:
+            entry.part.address = entry.address
+            self._locked_ahead -= entry.part.nbytes
+            self.counters.read_bytes += entry.part.nbytes
+        entry.transfer = None
+
+    def _drop_after(self, keep: int) -> None:
+        """Drop all entries but the first `keep`, newest first."""
+        dropped = [self._entries.pop() for _ in range(len(self._entries) - keep)]
+        if any(_under_way(entry) for entry in dropped):
+            self._reader.cancel(waiting.CANCEL_SECONDS)
+        for entry in dropped:
+            if entry.place == "ring":
+                self._ring.unpush()
+            elif entry.place == "locked" and not entry.part.address:
+                self._locked_ahead -= entry.part.nbytes
+                # A read that hangs may still write there, but nothing else than this part.
+                if not _under_way(entry):
+                    self._locked.forget(entry.part)
+        if any(_under_way(entry) and entry.place == "ring" for entry in dropped):
+            self._leave_behind()
+        elif dropped and keep:
+            self._restart_cancelled()
+
+    def _leave_behind(self) -> None:
+        """Take another ring: a read that hangs may still write to the one there is."""
+        self._drop_after(0)
+        if self._arena is not None:
+            self._arena.close()
+            self._arena = Arena(self._ring.size)
+
+    def _restart_cancelled(self) -> None:
+        """`cancel` ends every read under way, also those that are kept: drop them as well."""
+        for position, entry in enumerate(self._entries):
+            transfer = entry.transfer
+            if transfer is not None and transfer.error is not None:
+                self._drop_after(position)
+                return
+
+
+def _under_way(entry: _Entry) -> bool:
+    return entry.transfer is not None and not entry.transfer.done

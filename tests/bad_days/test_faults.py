@@ -1,0 +1,258 @@
+"""Drives that fail: one clear sentence, nothing left behind, and the next request is exact."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.tiny_model import TinyModel
+
+from flexinfer import Llama
+from flexinfer.errors import ReadError
+from flexinfer.reading import waiting
+
+pytestmark = [pytest.mark.native, pytest.mark.usefixtures("no_leaks")]
+
+_PROMPT = [3, 17, 101, 9, 44, 8, 61, 27]
+_Preadv = Callable[[int, Sequence[memoryview], int], int]
+
+
+class Drive:
+    """Stands in front of `os.preadv`; `fault` takes its place from read `first` on."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.first = 0
+        self.fault: _Preadv | None = None
+        self.preadv = os.preadv
+
+    def __call__(self, fd: int, buffers: Sequence[memoryview], offset: int, flags: int = 0) -> int:
+        self.reads += 1
+        if self.fault is not None and self.reads > self.first:
+            return self.fault(fd, buffers, offset)
+        return self.preadv(fd, buffers, offset, flags)
+
+    def fail(self, fault: _Preadv, after: int = 0) -> None:
+        self.first = self.reads + after
+        self.fault = fault
+
+
+@pytest.fixture
+def drive(monkeypatch: pytest.MonkeyPatch) -> Drive:
+    drive = Drive()
+    monkeypatch.setattr(os, "preadv", drive)
+    return drive
+
+
+@pytest.fixture
+def model(tiny_model: TinyModel, tmp_path: Path) -> Path:
+    return Path(shutil.copy(tiny_model("tiny-llama", "q4_0"), tmp_path / "model.gguf"))
+
+
+@pytest.fixture
+def llm(model: Path, drive: Drive) -> Iterator[Llama]:
+    with _open(model) as llm:
+        yield llm
+
+
+def _open(path: Path) -> Llama:
+    return Llama(
+        str(path),
+        weight_memory="1MiB",
+        n_ctx=256,
+        n_threads=2,
+        n_ubatch=32,
+        logits_all=True,
+        verbose=False,
+    )
+
+
+def _answer(llm: Llama) -> bytes:
+    """The bits of all logits of a prompt and three tokens, from an empty context."""
+    llm.reset()
+    llm.eval(_PROMPT)
+    for _ in range(3):
+        llm.eval([int(np.argmax(llm.scores[llm.n_tokens - 1]))])
+    return bytes(llm.scores[: llm.n_tokens].tobytes())
+
+
+def _io_error(*_: object) -> int:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def _one_sentence(error: pytest.ExceptionInfo[BaseException], *words: str) -> None:
+    text = str(error.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 23])
+def test_a_read_that_fails_for_good_ends_the_request(
+    llm: Llama, drive: Drive, model: Path, after: int
+) -> None:
+    expected = _answer(llm)
+    drive.fail(_io_error, after)
+    with pytest.raises(ReadError) as error:
+        _answer(llm)
+    _one_sentence(error, str(model), "Input/output error", "check the drive")
+    drive.fault = None
+    assert _answer(llm) == expected
+
+
+def test_every_request_fails_while_the_drive_does(llm: Llama, drive: Drive) -> None:
+    expected = _answer(llm)
+    drive.fail(_io_error)
+    threads = threading.active_count()
+    for _ in range(5):
+        with pytest.raises(ReadError):
+            _answer(llm)
+    assert threading.active_count() == threads
+    drive.fault = None
+    assert _answer(llm) == expected
+
+
+def test_a_read_that_fails_once_is_not_seen(llm: Llama, drive: Drive) -> None:
+    expected = _answer(llm)
+    failed: set[int] = set()
+
+    def hiccup(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        if offset % 3 == 0 and offset not in failed:
+            failed.add(offset)
+            return _io_error()
+        return drive.preadv(fd, buffers, offset)
+
+    drive.fail(hiccup)
+    assert _answer(llm) == expected
+    assert len(failed) > 3
+
+
+def test_short_reads_are_continued(llm: Llama, drive: Drive) -> None:
+    expected = _answer(llm)
+    shortened = 0
+
+    def short(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        nonlocal shortened
+        [view] = buffers
+        if len(view) > 4096:
+            shortened += 1
+            view = view[:4096]
+        return drive.preadv(fd, [view], offset)
+
+    drive.fail(short)
+    assert _answer(llm) == expected
+    assert shortened > 10
+
+
+def test_a_slow_drive_only_takes_longer(llm: Llama, drive: Drive) -> None:
+    expected = _answer(llm)
+
+    def slow(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        time.sleep(0.002 * (drive.reads % 4))
+        return drive.preadv(fd, buffers, offset)
+
+    drive.fail(slow)
+    assert _answer(llm) == expected
+
+
+def test_a_read_that_hangs_ends_the_request(
+    llm: Llama, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory that a hanging read may still write to is not used again."""
+    expected = _answer(llm)
+    answered = threading.Event()
+    hanging: list[int] = []
+
+    def hang(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        if hanging:
+            return drive.preadv(fd, buffers, offset)
+        hanging.append(offset)
+        answered.wait(30)
+        buffers[0][:] = b"\xff" * len(buffers[0])
+        return len(buffers[0])
+
+    monkeypatch.setattr(waiting, "HANG_SECONDS", 0.2)
+    monkeypatch.setattr(waiting, "CANCEL_SECONDS", 0.1)
+    drive.fail(hang, 3)
+    with pytest.raises(ReadError) as error:
+        _answer(llm)
+    _one_sentence(error, "did not answer", "file 0", "check the drive")
+    assert hanging
+    monkeypatch.setattr(waiting, "HANG_SECONDS", 60.0)
+    assert _answer(llm) == expected
+    answered.set()
+    assert _answer(llm) == expected
+
+
+def test_closing_while_a_read_hangs(
+    model: Path, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = _open(model)
+    answered = threading.Event()
+
+    def hang(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        answered.wait(30)
+        return drive.preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(waiting, "HANG_SECONDS", 0.2)
+    monkeypatch.setattr(waiting, "CANCEL_SECONDS", 0.1)
+    monkeypatch.setattr("flexinfer.reading.file_reader._CLOSE_SECONDS", 0.1)
+    drive.fail(hang, 2)
+    with pytest.raises(ReadError):
+        _answer(llm)
+    llm.close()
+    answered.set()
+
+
+def test_a_truncated_file_is_noticed(llm: Llama, model: Path) -> None:
+    _answer(llm)
+    os.truncate(model, model.stat().st_size // 2)
+    with pytest.raises(ReadError) as error:
+        _answer(llm)
+    _one_sentence(error, str(model), "open the model again")
+
+
+def test_a_file_truncated_during_a_pass(llm: Llama, drive: Drive, model: Path) -> None:
+    _answer(llm)
+
+    def cut(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        os.truncate(model, 8192)
+        return drive.preadv(fd, buffers, offset)
+
+    drive.fail(cut, 5)
+    with pytest.raises(ReadError) as error:
+        _answer(llm)
+    _one_sentence(error, str(model))
+
+
+def test_a_file_written_to_is_noticed_and_opens_again(llm: Llama, model: Path) -> None:
+    expected = _answer(llm)
+    content = model.read_bytes()
+    os.truncate(model, 4096)
+    model.write_bytes(content)
+    with pytest.raises(ReadError) as error:
+        _answer(llm)
+    _one_sentence(error, str(model), "open the model again")
+    llm.close()
+    with _open(model) as again:
+        assert _answer(again) == expected
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+def test_a_file_that_is_gone_is_still_read(llm: Llama, model: Path, change: str) -> None:
+    """The open file is what counts: its name may go, or go to another file."""
+    expected = _answer(llm)
+    if change == "deleted":
+        model.unlink()
+    else:
+        other = model.with_suffix(".new")
+        other.write_bytes(b"\0" * 65536)
+        other.replace(model)
+    assert _answer(llm) == expected

@@ -1,0 +1,73 @@
+"""Faults of a real file system below the kernel's read calls; `test_faults` injects above them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from support.decoding_bits import answer, open_tiny
+from support.faulty_drive import FaultyDrive, mounted
+from support.tiny_model import TinyModel
+
+from flexinfer import Llama
+from flexinfer.errors import ReadError
+from flexinfer.reading import waiting
+
+pytestmark = [pytest.mark.native, pytest.mark.usefixtures("no_leaks")]
+
+
+@pytest.fixture(scope="module")
+def drive(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyDrive]:
+    folder = tmp_path_factory.mktemp("drive")
+    source = folder / "source"
+    source.mkdir()
+    shutil.copy(tiny_model("tiny-llama", "q4_0"), source / "model.gguf")
+    try:
+        with mounted(source, folder / "mounted") as drive:
+            yield drive
+    except OSError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def llm(drive: FaultyDrive) -> Iterator[Llama]:
+    drive.set("none")
+    with open_tiny(drive.folder / "model.gguf", weight_memory="1MiB") as llm:
+        assert llm.plan.streamed_bytes > 0
+        yield llm
+    drive.set("none")
+
+
+@pytest.mark.parametrize("fault", ["once", "slow"])
+def test_what_passes_is_not_seen(llm: Llama, drive: FaultyDrive, fault: str) -> None:
+    expected = answer(llm)
+    drive.set(fault)
+    assert answer(llm) == expected
+    assert drive.fault == ("none" if fault == "once" else fault)
+
+
+def test_reads_that_fail_end_the_request_and_the_next_one_is_exact(
+    llm: Llama, drive: FaultyDrive
+) -> None:
+    expected = answer(llm)
+    for _ in range(3):
+        drive.set("error")
+        with pytest.raises(ReadError, match=r"model\.gguf.*Input/output error.*check the drive"):
+            answer(llm)
+        drive.set("none")
+        assert answer(llm) == expected
+
+
+def test_a_drive_that_hangs_ends_the_request(
+    llm: Llama, drive: FaultyDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = answer(llm)
+    with monkeypatch.context() as patch:
+        patch.setattr(waiting, "HANG_SECONDS", 0.3)
+        patch.setattr(waiting, "CANCEL_SECONDS", 0.1)
+        drive.set("hang")
+        with pytest.raises(ReadError, match="did not answer"):
+            answer(llm)
+    drive.set("none")
+    assert answer(llm) == expected

@@ -1,0 +1,76 @@
+"""An image projector beside a streamed model: same answer as plain llama.cpp, inside the budget."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support.projector import OPTIONS, describe, describe_plainly, handler, write_projector
+from support.tiny_model import TinyModel
+
+from flexinfer import Llama
+from flexinfer.errors import BudgetError, ModelNotFoundError
+from flexinfer.machine.machine import process_memory
+
+pytestmark = pytest.mark.native
+
+_WIDTH = 256  # of tiny-llama
+
+
+def test_an_image_is_described_as_plain_llama_cpp_does(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """Text and the bits of all logits, the second time from released weights."""
+    model = tiny_model("tiny-llama", "q4_0")
+    projector = write_projector(tmp_path / "mmproj.gguf", _WIDTH)
+    expected = describe_plainly(model, projector)
+    chat = handler(projector)
+    with Llama(
+        str(model), weight_memory="1MiB", chat_handler=chat, verbose=False, **OPTIONS
+    ) as llm:
+        assert llm.plan.streamed_bytes > 0
+        assert describe(llm) == expected
+        llm.release()
+        assert describe(llm) == expected
+        text, logits = expected
+        assert (text, describe(llm, seed=8)[1]) != (text, logits)
+
+
+def test_its_memory_is_charged_and_comes_from_the_weights(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    model = str(tiny_model("tiny-wide", "f16"))
+    projector = write_projector(tmp_path / "mmproj.gguf", _WIDTH, feed=20_000)
+    size = projector.stat().st_size
+    plenty = process_memory() + (300 << 20)
+    with Llama(model, memory=plenty, verbose=False, **OPTIONS) as llm:
+        base = sum(n for name, n in llm._ledger.accounts.items() if name != "weights")
+        weights = llm.plan.held_bytes
+    budget = base + weights + size // 2 + (8 << 20)
+    chat = handler(projector)
+    with Llama(model, memory=budget, chat_handler=chat, verbose=False, **OPTIONS) as llm:
+        assert llm._ledger.accounts["projector"] >= size
+        assert llm.plan.held_bytes < weights
+        assert llm._ledger.used <= budget
+        ledger = llm._ledger
+        describe(llm)
+    assert "projector" not in ledger.accounts
+    os.truncate(projector, 8 << 30)
+    with pytest.raises(BudgetError, match="projector needs"):
+        Llama(model, memory="2GiB", chat_handler=handler(projector), verbose=False, **OPTIONS)
+    assert "projector" not in ledger.accounts
+
+
+def test_a_projector_that_went_away(tiny_model: TinyModel, tmp_path: Path) -> None:
+    projector = write_projector(tmp_path / "mmproj.gguf", _WIDTH)
+    chat = handler(projector)
+    projector.unlink()
+    with pytest.raises(ModelNotFoundError, match="give the projector's path"):
+        Llama(
+            str(tiny_model("tiny-llama", "q4_0")),
+            weight_memory="1MiB",
+            chat_handler=chat,
+            verbose=False,
+            **OPTIONS,
+        )

@@ -1,0 +1,53 @@
+"""A reader that fails where a test says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flexinfer.errors import ReadError
+from flexinfer.reading.file_reader import Transfer
+from flexinfer.reading.memory_reader import MemoryReader
+
+Fault = Callable[[Transfer], None]
+
+
+def fails(message: str = "the drive failed") -> Fault:
+    return lambda transfer: transfer.finish(ReadError(message))
+
+
+def hangs() -> Fault:
+    """Neither done nor failed, until the reader is cancelled."""
+    return lambda transfer: None
+
+
+class FaultyReader(MemoryReader):
+    """Serves blobs; the transfers with the given numbers (from 0) meet their fault instead."""
+
+    def __init__(self, blobs: list[bytes], faults: Mapping[int, Fault]) -> None:
+        super().__init__(blobs)
+        self.faults = dict(faults)
+        self.started = 0
+        self._hanging: list[Transfer] = []
+
+    def start(
+        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+    ) -> Transfer:
+        fault = self.faults.get(self.started)
+        self.started += 1
+        if fault is None:
+            return super().start(file, start, view, need, urgent=urgent)
+        transfer = Transfer()
+        fault(transfer)
+        if not transfer.done:
+            self._hanging.append(transfer)
+        return transfer
+
+    def cancel(self, timeout: float | None = None) -> bool:
+        for transfer in self._hanging:
+            transfer.finish(ReadError("the read was cancelled"))
+        self._hanging.clear()
+        return True
+
+    def close(self) -> None:
+        self.cancel()
+        super().close()

@@ -1,0 +1,81 @@
+"""The window that follows what passes lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexinfer.planning.adaptive_window import LARGEST, LEAST, AdaptiveWindow
+from flexinfer.planning.fitting import HUGE_PAGE, MIB
+
+START = 64 * MIB
+# Seconds of a pass that waited and seconds in which the drive rested, at a window of so many bytes.
+Machine = Callable[[int], tuple[float, float]]
+
+
+def settle(machine: Machine, start: int = START, passes: int = 90) -> list[int]:
+    """Every size that the window had, the last one where it came to rest."""
+    window = AdaptiveWindow(start, LEAST, LARGEST)
+    sizes = [start]
+    for _ in range(passes):
+        waited, idle = machine(window.window)
+        size = window.observe(1.0, waited, idle)
+        if size is not None:
+            sizes.append(size)
+    return sizes
+
+
+def test_a_window_that_loses_nothing_stays() -> None:
+    assert settle(lambda window: (0.0, 0.5)) == [START]
+
+
+def test_it_grows_while_that_saves_time() -> None:
+    sizes = settle(lambda window: (0.3, max(0.25 - window / (500 * MIB), 0.03)))
+    assert sizes == sorted(sizes)
+    assert 96 * MIB <= sizes[-1] <= LARGEST
+
+
+def test_it_returns_from_growth_that_saves_nothing() -> None:
+    assert settle(lambda window: (0.2, 0.2)) == [START, 96 * MIB, START]
+
+
+def test_it_shrinks_where_the_drive_never_rests() -> None:
+    sizes = settle(lambda window: (0.5, 0.0))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == LEAST
+
+
+def test_it_returns_from_shrinking_that_lets_the_drive_rest() -> None:
+    assert settle(lambda window: (0.5, 0.0 if window >= START else 0.1)) == [
+        START,
+        42 * MIB,
+        START,
+    ]
+
+
+def test_it_does_not_shrink_where_the_processor_is_the_limit() -> None:
+    assert settle(lambda window: (0.05, 0.0)) == [START]
+
+
+def test_prompts_are_not_counted() -> None:
+    window = AdaptiveWindow(START, LEAST, LARGEST)
+    window.observe(1.0, 0.5, 0.0)
+    for _ in range(30):
+        assert window.observe(10.0, 1.0, 1.0) is None
+    assert window.window == START
+
+
+@given(
+    st.integers(LEAST, LARGEST),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=100),
+)
+def test_sizes_stay_within_what_was_given(start: int, passes: list[tuple[float, float]]) -> None:
+    window = AdaptiveWindow(start, LEAST, LARGEST)
+    for waited, idle in passes:
+        before = window.window
+        size = window.observe(1.0, waited, idle)
+        assert size is None or size == window.window != before
+        assert LEAST <= window.window <= LARGEST
+        assert window.window % HUGE_PAGE == 0 or window.window in (start, LEAST, LARGEST)

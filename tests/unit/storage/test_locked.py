@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from flexinfer.seam import Part
+from flexinfer.storage.locked import LockedSet
+
+PAGE = 2 << 20
+
+
+def part(name: str, nbytes: int) -> Part:
+    return Part(name, 0, 0, nbytes, 0, 1, locked=True)
+
+
+def arrive(locked: LockedSet, one: Part) -> None:
+    one.address, _ = locked.place(one, one.nbytes)
+
+
+def test_a_part_keeps_its_place() -> None:
+    locked = LockedSet(4 * PAGE)
+    a, b = part("a", PAGE), part("b", PAGE)
+    locked.arrange([(a, PAGE)])
+    assert locked.nbytes == 0  # reserved, not in memory
+    arrive(locked, a)
+    address = a.address
+    locked.arrange([(a, PAGE), (b, PAGE)])
+    assert a.address == address
+    assert locked.place(a, PAGE)[0] == address
+    assert locked.nbytes == PAGE
+    locked.close()
+    assert a.address == 0
+
+
+def test_parts_move_when_the_holes_are_too_small() -> None:
+    """Every second part goes and a larger one comes: all fit, but no hole holds the new one."""
+    locked = LockedSet(4 * PAGE)
+    parts = [part(name, PAGE) for name in "abcd"]
+    locked.arrange([(one, PAGE) for one in parts])
+    for one in parts:
+        arrive(locked, one)
+    a, b, c, d = parts
+    locked.forget(a)
+    locked.forget(c)
+    large = part("large", 2 * PAGE)
+    locked.arrange([(large, 2 * PAGE), (b, PAGE), (d, PAGE)])
+    assert (b.address, d.address) == (0, 0)  # to be read again
+    places = {one.name: locked.place(one, one.nbytes)[0] for one in (large, b, d)}
+    assert len(set(places.values())) == 3
+    locked.close()
+
+
+def test_more_than_there_is_room_for_is_an_error() -> None:
+    locked = LockedSet(PAGE)
+    with pytest.raises(MemoryError):
+        locked.arrange([(part("a", 2 * PAGE), 2 * PAGE)])
+    locked.close()

@@ -1,0 +1,114 @@
+"""The stream over a reader in memory: what is read when, what is kept, what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from flexinfer.errors import ReadError
+from flexinfer.reading.memory_reader import MemoryReader
+from flexinfer.seam import Part
+from flexinfer.storage.locked import LockedSet
+from flexinfer.storage.stream import Stream
+
+BLOCK = 8192
+BLOB = bytes(i // BLOCK for i in range(16 * BLOCK))
+
+
+class Bench:
+    """A stream of parts of `BLOB`: part number k holds bytes of value k."""
+
+    def __init__(self, window: int, *, lookahead: bool = True) -> None:
+        self.reader = MemoryReader([BLOB])
+        self.locked = LockedSet(len(BLOB))
+        self.stream = Stream(
+            self.reader, self.locked, window, lookahead=lookahead, check=lambda: None
+        )
+
+    def part(self, number: int, *, locked: bool = False) -> Part:
+        return Part(f"w{number}", 0, number * BLOCK, BLOCK, 0, 8, locked)
+
+    def value(self, index: int) -> int:
+        import ctypes
+
+        address = self.stream.acquire(index)
+        content = ctypes.string_at(address, BLOCK)
+        assert content == content[:1] * BLOCK
+        return content[0]
+
+
+@pytest.fixture
+def small() -> Iterator[Bench]:
+    bench = Bench(4 * BLOCK)
+    yield bench
+    bench.stream.close()
+    bench.reader.close()
+
+
+def run(bench: Bench, sequence: list[Part]) -> list[int]:
+    bench.stream.begin(sequence)
+    values = []
+    for index in range(len(sequence)):
+        values.append(bench.value(index))
+        bench.stream.release(index + 1)
+    return values
+
+
+def test_a_pass_longer_than_the_window(small: Bench) -> None:
+    parts = [small.part(k) for k in range(12)]
+    assert run(small, parts) == list(range(12))
+    assert run(small, parts) == list(range(12))
+
+
+def test_reads_run_on_into_the_next_pass(small: Bench) -> None:
+    parts = [small.part(k) for k in range(12)]
+    run(small, parts)
+    read = small.stream.counters.read_bytes
+    assert read > 12 * BLOCK
+    small.stream.begin(parts)
+    assert small.stream.counters.read_bytes == read, "what ran ahead was kept"
+
+
+def test_another_sequence_drops_what_does_not_fit_it(small: Bench) -> None:
+    run(small, [small.part(k) for k in range(8)])
+    assert run(small, [small.part(k) for k in (9, 3, 9, 1)]) == [9, 3, 9, 1]
+
+
+def test_locked_parts_are_read_once_and_stay(small: Bench) -> None:
+    parts = [small.part(k, locked=k % 2 == 0) for k in range(8)]
+    assert run(small, parts) == list(range(8))
+    held = {part.name: part.address for part in parts if part.locked}
+    assert all(held.values())
+    assert run(small, parts) == list(range(8))
+    assert {part.name: part.address for part in parts if part.locked} == held
+    assert not any(part.address for part in parts if not part.locked)
+
+
+def test_without_lookahead_nothing_is_read_before_it_is_acquired() -> None:
+    bench = Bench(4 * BLOCK, lookahead=False)
+    parts = [bench.part(k) for k in range(6)]
+    bench.stream.begin(parts)
+    assert bench.stream.counters.read_bytes == 0
+    assert bench.value(0) == 0
+    assert bench.stream.counters.read_bytes == BLOCK
+    bench.stream.release(1)
+    assert not bench.stream.ready(1)
+    bench.stream.close()
+    bench.reader.close()
+
+
+def test_a_step_that_needs_more_than_the_window_is_refused(small: Bench) -> None:
+    small.stream.begin([small.part(k) for k in range(6)])
+    for index in range(4):
+        small.stream.acquire(index)
+    with pytest.raises(ReadError, match=r"w4: the window of \d+ bytes is too small"):
+        small.stream.acquire(4)
+
+
+def test_after_a_stop_the_next_pass_starts_clean(small: Bench) -> None:
+    parts = [small.part(k, locked=k == 2) for k in range(8)]
+    small.stream.begin(parts)
+    assert small.value(0) == 0
+    small.stream.stop()
+    assert run(small, parts) == list(range(8))
