@@ -12,7 +12,7 @@ _F32, _Q6_K = QUANT_TYPES[0], QUANT_TYPES[14]
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder of the llama family, or of qwen3moe's when it has experts.
+    """A decoder of the llama family, of qwen3's when queries and keys are normed, or of qwen3moe's.
 
     `ffn` is the width of one expert where there are experts. `embedding` is the spread of the token
     embeddings: large against what the layers add, so that routing follows the token and does not
@@ -31,17 +31,25 @@ class Shape:
     experts: int = 0
     experts_used: int = 0
     tied: bool = False
+    qk_norm: bool = False
     embedding: float = 1.0
 
     @property
     def architecture(self) -> str:
-        return "qwen3moe" if self.experts else "llama"
+        if self.experts:
+            return "qwen3moe"
+        return "qwen3" if self.qk_norm else "llama"
 
 
 PRESETS: dict[str, Shape] = {
     "llama2-7b": Shape(32, 4096, 11008, 32, 32, 32000, 128),
     "llama2-13b": Shape(40, 5120, 13824, 40, 40, 32000, 128),
     "llama2-70b": Shape(80, 8192, 28672, 64, 8, 32000, 128),
+    "llama3-8b": Shape(32, 4096, 14336, 32, 8, 128256, 128, context=8192, rope_base=5e5),
+    "llama3-1b": Shape(16, 2048, 8192, 32, 8, 128256, 64, context=8192, rope_base=5e5, tied=True),
+    "qwen3-8b": Shape(
+        36, 4096, 12288, 32, 8, 151936, 128, context=40960, rope_base=1e6, qk_norm=True
+    ),
     "codellama-34b": Shape(48, 8192, 22016, 64, 8, 32000, 128, context=16384, rope_base=1e6),
     "qwen3-30b-a3b": Shape(
         48,
@@ -55,13 +63,17 @@ PRESETS: dict[str, Shape] = {
         rope_base=1e6,
         experts=128,
         experts_used=8,
+        qk_norm=True,
         embedding=100.0,
     ),
     "tinyllama-1.1b": Shape(22, 2048, 5632, 32, 4, 32000, 64, context=2048),
     "tiny-llama": Shape(4, 256, 768, 4, 2, 2048, 64),
+    "tiny-qwen": Shape(4, 256, 768, 4, 2, 2048, 64, qk_norm=True),
     "tiny-tied": Shape(4, 256, 768, 4, 4, 2048, 64, tied=True),
     "tiny-wide": Shape(3, 256, 512, 4, 2, 32000, 64),
-    "tiny-moe": Shape(4, 256, 256, 4, 2, 2048, 64, experts=16, experts_used=4, embedding=8.0),
+    "tiny-moe": Shape(
+        4, 256, 256, 4, 2, 2048, 64, experts=16, experts_used=4, qk_norm=True, embedding=8.0
+    ),
 }
 
 
@@ -127,7 +139,7 @@ def _layer(shape: Shape, quant: QuantType, prefix: str) -> Iterator[Weight]:
     yield matrix("attn_k", width, kv)
     yield matrix("attn_v", width, kv)
     yield matrix("attn_output", q, width)
-    if shape.experts:
+    if shape.qk_norm:
         yield _norm(f"{prefix}attn_q_norm.weight", shape.head_size)
         yield _norm(f"{prefix}attn_k_norm.weight", shape.head_size)
     yield _norm(f"{prefix}ffn_norm.weight", width)
