@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.tiny_model import TinyModel
 
+pytest_plugins = ["support.hub_client"]
+
 # Compute threads that wait sleep: spinning ones starve whatever runs beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Programs that tests start find what supports tests, too.

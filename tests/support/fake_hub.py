@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -29,6 +29,8 @@ class FakeHub:
         token: when set, requests without it are refused.
         most: when set, more bytes than that are refused in one answer.
         stall_after: when set, the next download stands still after so many bytes, once.
+        revisions: folders of other branches, tags and commits, by name.
+        fails: when set, every request ends with this status.
     """
 
     def __init__(self, repo: str, folder: Path) -> None:
@@ -39,6 +41,8 @@ class FakeHub:
         self.gated = False
         self.most: int | None = None
         self.stall_after: int | None = None
+        self.revisions: dict[str, Path] = {}
+        self.fails: int | None = None
         self.stalled = threading.Event()
         hub = self
 
@@ -79,30 +83,46 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         hub, path = self.owner, urlsplit(self.path).path
         hub.log.requests.append((self.command, path, self.headers.get("Range")))
-        if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
+        if hub.fails:
+            self._refuse(hub.fails, "")
+        elif hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
             self._refuse(401, "GatedRepo" if hub.gated else "RepoNotFound")
         elif path.startswith(f"/api/models/{hub.repo}"):
             self._api(path)
         elif path.startswith(f"/{hub.repo}/resolve/"):
-            self._file(path.split("/resolve/")[1].partition("/")[2])
+            revision, _, name = path.split("/resolve/")[1].partition("/")
+            self._file(revision, name)
         else:
             self._refuse(404, "RepoNotFound")
 
     def _api(self, path: str) -> None:
+        found = re.search("/(?:revision|tree|paths-info)/([^/]+)", path)
+        folder = self._folder(found[1] if found else "main")
+        if folder is None:
+            self._refuse(404, "RevisionNotFound")
+            return
+        files = sorted(folder.rglob("*.gguf"))
         if "/tree/" in path or "/paths-info/" in path:
-            self._json([self._entry(file) for file in sorted(self.owner.folder.rglob("*.gguf"))])
-        else:
-            self._json({"id": self.owner.repo, "sha": _COMMIT, "siblings": []})
+            self._json([self._entry(folder, file) for file in files])
+            return
+        names = [(file.relative_to(folder).as_posix(), file.stat().st_size) for file in files]
+        siblings = [{"rfilename": name, "size": size} for name, size in names]
+        self._json({"id": self.owner.repo, "sha": _COMMIT, "siblings": siblings})
 
-    def _entry(self, file: Path) -> dict[str, object]:
-        name = file.relative_to(self.owner.folder).as_posix()
+    def _folder(self, revision: str) -> Path | None:
+        hub, name = self.owner, unquote(revision)
+        return hub.folder if name in ("main", _COMMIT) else hub.revisions.get(name)
+
+    def _entry(self, folder: Path, file: Path) -> dict[str, object]:
+        name = file.relative_to(folder).as_posix()
         return {"type": "file", "path": name, "size": file.stat().st_size, "oid": _etag(file)}
 
-    def _file(self, name: str) -> None:
-        file = self.owner.folder / name
-        if not file.is_file():
-            self._refuse(404, "EntryNotFound")
+    def _file(self, revision: str, name: str) -> None:
+        folder = self._folder(revision)
+        if folder is None or not (folder / name).is_file():
+            self._refuse(404, "EntryNotFound" if folder else "RevisionNotFound")
             return
+        file = folder / name
         body = file.read_bytes()
         first, last = 0, len(body) - 1
         wanted = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -113,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(403, "TooLarge")
             return
         self.send_response(206 if wanted else 200)
-        self.send_header("X-Repo-Commit", _COMMIT)
+        self.send_header("X-Repo-Commit", _commit(unquote(revision)))
         self.send_header("ETag", f'"{_etag(file)}"')
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(last - first + 1))
@@ -147,6 +167,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Error-Message", code)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+def _commit(revision: str) -> str:
+    return _COMMIT if revision == "main" else hashlib.sha1(revision.encode()).hexdigest()
 
 
 def _etag(file: Path) -> str:

@@ -20,7 +20,9 @@ def catalogue_of(model: str) -> Catalogue:
     from flexinfer.gguf.catalogue import read_catalogue
     from flexinfer.hub import hub
 
-    return hub.read_remote(model) if hub.is_reference(model) else read_catalogue(model)
+    if hub.is_reference(model):
+        return hub.read_remote(hub.locate(model))
+    return read_catalogue(model)
 
 
 def local_model(model: str, engine: dict[str, Any]) -> Catalogue:
@@ -37,8 +39,9 @@ def local_model(model: str, engine: dict[str, Any]) -> Catalogue:
 
     if not hub.is_reference(model):
         return read_catalogue(model)
-    _require_fit(hub.read_remote(model), engine)
-    path = hub.download(model)
+    choice = hub.locate(model)
+    _require_fit(hub.read_remote(choice), engine)
+    path = hub.download(choice)
     click.echo(f"{model} is {path}", err=True)
     return read_catalogue(path)
 

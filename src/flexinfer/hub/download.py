@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from flexinfer.hub.cache import blob_path
+
 # So much is asked for at a time: the hub answers no request of over 50 GB, and an address that it
 # refers to expires after a while.
 _PIECE = 4 * 10**9
 _SUFFIX = ".flexinfer-part"
 
 
-def fetch(repo: str, file: str) -> str:
+def fetch(repo: str, file: str, revision: str | None) -> str:
     """Path in the hub's cache of a file, downloaded or completed if need be.
 
     Raises:
@@ -27,28 +29,20 @@ def fetch(repo: str, file: str) -> str:
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    url = hf_hub_url(repo, file)
+    url = hf_hub_url(repo, file, revision=revision)
     metadata = get_hf_file_metadata(url)
     if metadata.etag and metadata.size:
-        _fetch_blob(_blob(repo, metadata.etag), url, metadata.size)
-    return str(hf_hub_download(repo, file))
+        _fetch_blob(blob_path(repo, metadata.etag), url, metadata.size)
+    return str(hf_hub_download(repo, file, revision=revision))
 
 
-def missing_bytes(repo: str, file: str, size: int) -> int:
+def missing_bytes(repo: str, file: str, size: int, revision: str | None) -> int:
     """Bytes that are still to come of a file of `size` bytes, at most."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    etag = get_hf_file_metadata(hf_hub_url(repo, file)).etag
-    part = _part(_blob(repo, etag)) if etag else None
+    etag = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)).etag
+    part = _part(blob_path(repo, etag)) if etag else None
     return size - (part.stat().st_size if part is not None and part.exists() else 0)
-
-
-def _blob(repo: str, etag: str) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = repo_folder_name(repo_id=repo, repo_type="model")
-    return Path(constants.HF_HUB_CACHE) / folder / "blobs" / etag
 
 
 def _part(blob: Path) -> Path:

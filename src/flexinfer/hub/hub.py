@@ -7,12 +7,10 @@ header is read by ranges, before anything is downloaded.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from flexinfer.errors import ModelFileError, ModelNotFoundError, ReadError, RequestError
+from flexinfer.errors import FlexInferError, ModelNotFoundError, RequestError
 from flexinfer.gguf.catalogue import (
     Catalogue,
     FileSource,
@@ -23,71 +21,80 @@ from flexinfer.gguf.catalogue import (
     shard_paths,
 )
 from flexinfer.hub import download as hub_download
-from flexinfer.hub.reference import Choice, Reference, choose, is_reference, with_shards
+from flexinfer.hub.cache import cached_file, cached_files, require_home
+from flexinfer.hub.failures import hub_errors
+from flexinfer.hub.reference import Choice, Reference, choose, is_reference, is_settled, with_shards
 from flexinfer.sizes import format_size
 
 __all__ = ["download", "is_reference", "locate", "read_remote", "require_space"]
 
+# How long the hub may take to say what it has; and where the cache has something that would do.
+_PATIENCE_SECONDS = 20.0
+_SHORT_PATIENCE_SECONDS = 3.0
 
-def read_remote(model: str) -> Catalogue:
-    """The header of a model on the hub; of the weights, nothing is fetched.
+
+def locate(model: str) -> Choice:
+    """Which files a reference means.
+
+    What the cache has under the name that is asked for is taken as it is. Otherwise the hub says
+    what there is; what the cache has instead is taken when the hub is out of reach.
 
     Raises:
         RequestError: `model` is no reference.
         ModelNotFoundError: no such repository or file, or no permission.
+        ReadError: the hub does not answer, and the cache has nothing.
+    """
+    reference = Reference.parse(model)
+    here = _choice_of_cache(reference)
+    if here is not None and is_settled(reference.want, here.files[0]):
+        return here
+    try:
+        with hub_errors(reference.repo):
+            patience = _PATIENCE_SECONDS if here is None else _SHORT_PATIENCE_SECONDS
+            listed = _listed(reference, patience)
+    except FlexInferError:
+        if here is None:
+            raise
+        return here
+    return _choice(reference, listed)
+
+
+def read_remote(choice: Choice) -> Catalogue:
+    """The header of a model on the hub; of the weights, nothing is fetched.
+
+    Raises:
+        ModelNotFoundError: a file is missing, or no permission.
         ReadError: the hub does not answer.
     """
-    choice = locate(Reference.parse(model))
     known = _cached(choice)
     if known is not None:
         return read_catalogue(known)
-    with _hub_errors(choice.repo):
+    with hub_errors(choice.repo):
         first = _remote_header(choice, choice.files[0], 0)
-        prefix = f"hf:{choice.repo}:"
+        prefix = choice.name("")
         shards = [path.removeprefix(prefix) for path in shard_paths(first)[1:]]
         rest = [_remote_header(choice, file, number) for number, file in enumerate(shards, 1)]
     return join_shards([first, *rest])
 
 
-def download(model: str) -> Path:
+def download(choice: Choice) -> Path:
     """The path of the model's first file, downloaded unless the hub's cache has it.
 
     Broken downloads go on where they were. The hub's client shows its progress on stderr.
 
     Raises:
-        RequestError: `model` is no reference, or the drive has too little space.
-        ModelNotFoundError: no such repository or file, or no permission.
+        RequestError: the drive has too little space, or nothing can be written to it.
+        ModelNotFoundError: a file is missing, or no permission.
         ReadError: the hub does not answer.
     """
-    choice = locate(Reference.parse(model))
     known = _cached(choice)
     if known is not None:
         return known
-    from huggingface_hub import constants
-
-    with _hub_errors(choice.repo):
-        require_space(Path(constants.HF_HUB_CACHE), _missing(choice))
-        paths = [hub_download.fetch(choice.repo, file) for file in choice.files]
+    folder = require_home()
+    with hub_errors(choice.repo):
+        require_space(folder, _missing(choice))
+        paths = [hub_download.fetch(choice.repo, file, choice.revision) for file in choice.files]
     return Path(paths[0])
-
-
-def locate(reference: Reference) -> Choice:
-    """Which files a reference means: asked of the hub, or of its cache when that is out of reach.
-
-    Raises:
-        ModelNotFoundError: no such repository or file, or no permission.
-        ReadError: the hub does not answer, and the cache has nothing.
-    """
-    try:
-        with _hub_errors(reference.repo):
-            sizes = _listed(reference.repo)
-    except ReadError:
-        sizes = _in_cache(reference.repo)
-        if not sizes:
-            raise
-    first = choose(list(sizes), reference.want)
-    files = with_shards(first, list(sizes))
-    return Choice(reference.repo, files, tuple(sizes[file] for file in files))
 
 
 def require_space(folder: Path, nbytes: int) -> None:
@@ -106,64 +113,56 @@ def require_space(folder: Path, nbytes: int) -> None:
         )
 
 
-def _listed(repo: str) -> dict[str, int | None]:
+def _choice_of_cache(reference: Reference) -> Choice | None:
+    """What the cache has for the reference, as a whole."""
+    try:
+        return _choice(reference, cached_files(reference.repo, reference.revision))
+    except ModelNotFoundError:
+        return None
+
+
+def _choice(reference: Reference, sizes: dict[str, int | None]) -> Choice:
+    first = choose(list(sizes), reference.want)
+    files = with_shards(first, list(sizes))
+    return Choice(reference.repo, files, tuple(sizes[file] for file in files), reference.revision)
+
+
+def _listed(reference: Reference, patience: float) -> dict[str, int | None]:
+    """All files of the repository; asked for once, as the client's own retries take minutes."""
     from huggingface_hub import HfApi
 
-    tree = HfApi().list_repo_tree(repo, recursive=True)
-    return {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
-
-
-def _in_cache(repo: str) -> dict[str, int | None]:
-    """Files of the newest cached revision."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        found = scan_cache_dir()
-    except CacheNotFound:
-        return {}
-    revisions = [r for known in found.repos if known.repo_id == repo for r in known.revisions]
-    if not revisions:
-        return {}
-    newest = max(revisions, key=lambda revision: revision.last_modified)
-    return {
-        file.file_path.relative_to(newest.snapshot_path).as_posix(): file.size_on_disk
-        for file in newest.files
-    }
+    info = HfApi().model_info(
+        reference.repo, revision=reference.revision, files_metadata=True, timeout=patience
+    )
+    return {file.rfilename: file.size for file in info.siblings or []}
 
 
 def _cached(choice: Choice) -> Path | None:
     """Path of the first file when the cache has all of them."""
-    paths = [_cached_file(choice.repo, file) for file in choice.files]
+    paths = [cached_file(choice.repo, file, choice.revision) for file in choice.files]
     return paths[0] if all(paths) else None
-
-
-def _cached_file(repo: str, file: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repo, file)
-    return Path(path) if isinstance(path, str) else None
 
 
 def _missing(choice: Choice) -> int:
     return sum(
-        hub_download.missing_bytes(choice.repo, file, size or 0)
+        hub_download.missing_bytes(choice.repo, file, size or 0, choice.revision)
         for file, size in zip(choice.files, choice.sizes, strict=True)
-        if _cached_file(choice.repo, file) is None
+        if cached_file(choice.repo, file, choice.revision) is None
     )
 
 
 def _remote_header(choice: Choice, file: str, number: int) -> Catalogue:
     from huggingface_hub import HfFileSystem
 
-    local = _cached_file(choice.repo, file)
+    local = cached_file(choice.repo, file, choice.revision)
     if local is not None:
         with FileSource(local) as source:
             return read_header(source, file=number)
-    name = f"hf:{choice.repo}:{file}"
     # No cache in between: the header's cursor asks for growing ranges, each of them once.
-    with HfFileSystem().open(f"{choice.repo}/{file}", "rb", cache_type="none") as remote:
-        return read_header(_RemoteSource(name, remote, int(remote.size)), file=number)
+    path = f"{choice.repo}/{file}"
+    system = HfFileSystem()
+    with system.open(path, "rb", revision=choice.revision, cache_type="none") as remote:
+        return read_header(_RemoteSource(choice.name(file), remote, int(remote.size)), file=number)
 
 
 class _RemoteSource(Source):
@@ -177,40 +176,3 @@ class _RemoteSource(Source):
     def read_at(self, offset: int, nbytes: int) -> bytes:
         self._remote.seek(offset)
         return self._remote.read(min(nbytes, self.size - offset))
-
-
-@contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
-    """The client's errors as ours, with what to do."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except (ModelFileError, ReadError, RequestError):
-        raise
-    except errors.GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"{repo} is gated: accept its terms on the hub, then log in with: hf auth login"
-        ) from error
-    except (errors.RepositoryNotFoundError, FileNotFoundError) as error:
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            raise ReadError(f"{repo} is not in the cache and {_out_of_reach()}") from error
-        raise ModelNotFoundError(
-            f"the hub has no {repo}, or it is private: check the name, or log in with: "
-            "hf auth login"
-        ) from error
-    except Exception as error:
-        # Client and transport have errors of many kinds, by version: requests', httpx', its own.
-        raise ReadError(f"{repo}: {_out_of_reach()}: {_first_line(error)}") from error
-
-
-def _out_of_reach() -> str:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "the hub is not asked in offline mode (HF_HUB_OFFLINE)"
-    return "the hub does not answer; check the network and try again"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

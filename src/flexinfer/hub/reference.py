@@ -1,6 +1,7 @@
 """Which files of a hub's repository a reference means; no network.
 
-``hf:user/repo``, ``hf:user/repo:quant`` and ``hf:user/repo:file``.
+``hf:user/repo``, ``hf:user/repo:quant`` and ``hf:user/repo:file``, each with ``@revision`` behind
+the repository where it is not the main branch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from pathlib import Path
 
 from flexinfer.errors import ModelNotFoundError, RequestError
 
-_REFERENCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<want>.+))?\Z")
+_REFERENCE = re.compile(
+    r"hf:(?P<repo>[\w.-]+/[\w.-]+)"
+    # As git has it: a branch may have slashes in its name, and none has two dots in a row.
+    r"(?:@(?P<revision>(?!\S*\.\.)\w[\w./-]*))?"
+    r"(?::(?P<want>.+))?\Z"
+)
 _LATER_SHARD = re.compile(r"-(?!00001-of-)\d{5}-of-\d{5}\.gguf\Z")
 # What llama.cpp takes when nothing is asked for, then what is next nearest to it.
 _PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q8_0")
@@ -22,10 +28,14 @@ _NOT_MODELS = ("mmproj", "imatrix")
 
 @dataclass(frozen=True)
 class Reference:
-    """A repository and, as `want`, a quantisation or a file of it."""
+    """A repository and, as `want`, a quantisation or a file of it.
+
+    `revision` is a branch, a tag or a commit; None means the main branch.
+    """
 
     repo: str
     want: str | None = None
+    revision: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Reference:
@@ -36,8 +46,10 @@ class Reference:
         """
         match = _REFERENCE.fullmatch(text)
         if match is None:
-            raise RequestError(f"{text} is no model of the hub; write hf:user/repo[:quant|:file]")
-        return cls(match["repo"], match["want"])
+            raise RequestError(
+                f"{text} is no model of the hub; write hf:user/repo[@revision][:quant|:file]"
+            )
+        return cls(match["repo"], match["want"], match["revision"])
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,22 @@ class Choice:
     repo: str
     files: tuple[str, ...]
     sizes: tuple[int | None, ...]
+    revision: str | None = None
+
+    def name(self, file: str) -> str:
+        """The reference that means just this file."""
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hf:{self.repo}{revision}:{file}"
 
 
 def is_reference(model: str) -> bool:
     """Whether `model` names something on the hub, not a file here."""
     return model.startswith("hf:")
+
+
+def is_settled(want: str | None, file: str) -> bool:
+    """Whether `file`, chosen from what is at hand, is what any larger choice would give."""
+    return want is not None or _has_quant(file, _PREFERRED[0])
 
 
 def choose(files: Sequence[str], want: str | None) -> str:
