@@ -1,4 +1,4 @@
-"""A plan as a grid of layers by tensors: what both the terminal and the PNG draw."""
+"""What pictures of a plan show: the grid of layers by tensors, and what the budget is spent on."""
 
 from __future__ import annotations
 
@@ -75,3 +75,18 @@ def _ordered(kinds: Iterable[str]) -> list[str]:
     """As they first come, small ones last."""
     found = list(dict.fromkeys(kinds))
     return sorted(found, key=lambda kind: kind == "small")
+
+
+def memory_parts(plan: Plan) -> dict[str, int]:
+    """Bytes by purpose, in the order in which they are drawn; `free` only under a budget."""
+    window = plan.window + plan.expert_window
+    parts = {
+        "overhead": plan.costs.overhead,
+        "kv": plan.costs.kv,
+        "compute": plan.costs.compute,
+        "locked": plan.held_bytes - window,
+        "window": window,
+    }
+    if plan.request.weight_memory is None:
+        parts["free"] = max(plan.request.budget - plan.total, 0)
+    return parts

@@ -7,8 +7,7 @@ from typing import Any
 
 from flexinfer.errors import RequestError, UnsupportedError
 from flexinfer.planning.plan import Plan
-from flexinfer.show.grid import Cell, Grid
-from flexinfer.show.memory import memory_parts
+from flexinfer.show.grid import Cell, Grid, memory_parts
 from flexinfer.sizes import format_size
 
 # Colours stay apart in greyscale and for colour-blind eyes: dark is what stays in memory.

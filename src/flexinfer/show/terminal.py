@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flexinfer.planning.plan import Plan
-from flexinfer.show.grid import Cell, Grid
-from flexinfer.show.memory import memory_parts
+from flexinfer.show.grid import Cell, Grid, memory_parts
 from flexinfer.sizes import format_size
 
 _LOCKED, _PARTLY, _STREAMED, _ROWS = "green", "yellow", "blue", "bright_black"

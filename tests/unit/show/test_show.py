@@ -11,8 +11,7 @@ from flexinfer.errors import RequestError, UnsupportedError
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.plan import Costs, Plan, Rates, Request, Use, Weight
 from flexinfer.show import terminal
-from flexinfer.show.grid import Grid
-from flexinfer.show.memory import memory_parts
+from flexinfer.show.grid import Grid, memory_parts
 
 MIB = 1 << 20
 
