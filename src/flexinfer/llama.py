@@ -7,48 +7,33 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import llama_cpp
-from llama_cpp.llama import LlamaState
-
-from flexinfer.binding import state
+from flexinfer.binding.arguments import budget_of, fill_defaults, refuse_placement
+from flexinfer.binding.calls import Calls
 from flexinfer.binding.check_batches import Batches
+from flexinfer.binding.private import wrap_computing
 from flexinfer.binding.projector import ACCOUNT, load_projector
 from flexinfer.engine.engine import Engine, PassStats
 from flexinfer.engine.guard import Guard
 from flexinfer.engine.opening import Opening, Options
 from flexinfer.engine.process_ledger import process_ledger
-from flexinfer.errors import BudgetError, EngineError, RequestError, UnsupportedError
+from flexinfer.errors import BudgetError, EngineError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.machine.machine import Machine
-from flexinfer.native.device.device import device
 from flexinfer.planning.plan import Plan
 from flexinfer.planning.planner import margin
-from flexinfer.planning.strategies import STRATEGIES
-from flexinfer.rates.rates import drive_for, measure_rates, remember
-from flexinfer.reading.file_reader import Reader, open_reader
-from flexinfer.reading.open_file import cached_fraction
+from flexinfer.planning.strategies import check_strategy
+from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
 from flexinfer.sizes import parse_size
 from flexinfer.storage.experts.store import ExpertStore
 
-# So much of the file in the page cache makes reading it from there faster than from the drive.
-_CACHED = 0.95
-# Arguments of the parent that place weights: here the plan does, so only these values are taken.
-_PLACEMENT: dict[str, tuple[Any, ...]] = {
-    "n_gpu_layers": (0, -1),
-    "split_mode": (llama_cpp.LLAMA_SPLIT_MODE_LAYER,),
-    "main_gpu": (0,),
-    "tensor_split": (None,),
-    "use_mlock": (False,),
-}
 
-
-class Llama(llama_cpp.Llama):
+class Llama(Calls):
     """A `llama_cpp.Llama` whose weights stream from the drive inside a memory budget.
 
     Args:
@@ -87,43 +72,28 @@ class Llama(llama_cpp.Llama):
         self._use = threading.RLock()
         self._process = os.getpid()
         self._stack = contextlib.ExitStack()
-        _refuse_placement(options)
-        if strategy not in STRATEGIES:
-            known = ", ".join(STRATEGIES)
-            raise RequestError(f"there is no strategy {strategy!r}; take one of {known}")
+        refuse_placement(options)
+        check_strategy(strategy)
         self.catalogue: Catalogue = catalogue or read_catalogue(model_path)
         check_parameters(self.catalogue)
         machine = Machine.detect()
-        _fill_defaults(options, machine, self.catalogue)
-        budget = _budget(memory, machine)
-        cap = None if weight_memory is None else parse_size(weight_memory)
-        fixed = None if window is None else parse_size(window)
+        fill_defaults(options, machine, self.catalogue)
         self._drive = drive_for(self.catalogue)
         self._threads: int = options["n_threads"]
-        ledger = process_ledger(None if cap is not None else budget)
-        if ledger.free is not None and ledger.used:
-            budget = min(budget, ledger.free)
-        opening = Opening(
-            self.catalogue,
-            Options(
-                budget=budget,
-                strategy=strategy,
-                weight_memory=cap,
-                window=fixed,
-                memlock=machine.memlock,
-                logits_all=bool(options.get("logits_all")),
-            ),
-            ledger,
-            self._open_reader,
-            lambda weights: measure_rates(self.catalogue, weights, self._drive, self._threads),
+        wanted = Options(
+            budget=budget_of(memory, machine),
+            strategy=strategy,
+            weight_memory=None if weight_memory is None else parse_size(weight_memory),
+            window=None if window is None else parse_size(window),
+            memlock=machine.memlock,
+            logits_all=bool(options.get("logits_all")),
         )
-        self._opening = opening
-        self._ledger = ledger
+        self._opening = opening = self._begin(wanted)
         try:
             with opening.around():
                 super().__init__(os.fspath(model_path), **options)
             self._finish(opening)
-            self._projector = load_projector(self, self.chat_handler, ledger)
+            self._projector = load_projector(self, self.chat_handler, self._ledger)
             if memory == "auto":
                 self._follower = Follower(weakref.proxy(self), moved=on_move)
         except BaseException:
@@ -201,104 +171,13 @@ class Llama(llama_cpp.Llama):
         self._running().release()
 
     def memory_use(self) -> dict[str, int]:
-        """Bytes by purpose: locked, window, kv, compute, overhead; budget 0 means no limit."""
-        plan = self.plan
-        buffers = device().buffers().values()
-        compute = sum(nbytes for nbytes, is_compute in buffers if is_compute)
-        return {
-            "budget": self._ledger.limit or 0,
-            "locked": plan.held_bytes - plan.window,
-            "window": plan.window,
-            "kv": sum(nbytes for nbytes, is_compute in buffers if not is_compute),
-            "compute": compute,
-            "overhead": self._ledger.accounts.get("overhead", 0),
-        }
+        """Bytes of this model by purpose: locked, window, kv, compute, overhead.
 
-    def generate(
-        self, tokens: Sequence[int], *arguments: Any, **options: Any
-    ) -> Generator[int, Sequence[int] | None, None]:
-        """Tokens after a prompt, as the parent's; a model with an encoder reads it there first.
-
-        Raises:
-            RequestError: the model writes no text, or its encoder cannot take the prompt at once.
+        ``budget`` is that of the process, which all models share; 0 means no limit.
         """
-        if self._batches.encodes_prompts:
-            start = self._batches.start_after(tokens)
-            self._encode(list(tokens))
-            tokens = [start]
-        yield from super().generate(tokens, *arguments, **options)
-
-    def create_completion(self, *arguments: Any, **options: Any) -> Any:
-        """As the parent's; a model with an encoder gives no logprobs."""
-        if options.get("logprobs") is not None:
-            self._batches.check_logprobs()
-        return super().create_completion(*arguments, **options)
-
-    def check_prompt(self, tokens: Sequence[int]) -> None:
-        """Raise `RequestError` for a prompt that `generate` would refuse."""
-        self._batches.check_writes()
-        if self._batches.encodes_prompts:
-            self._batches.start_after(tokens)
-
-    def eval(self, tokens: Sequence[int]) -> None:
-        with self._in_use():
-            self._batches.check_writes()
-            super().eval(tokens)
-
-    def _encode(self, prompt: list[int]) -> None:
-        """Have the encoder read `prompt`; the decoder then begins anew."""
-        with self._in_use():
-            self.reset()
-            # llama.cpp holds the prompt's positions against those of the answer before.
-            self._ctx.kv_cache_clear()
-            self._batch.set_batch(prompt, 0, True)
-            self._ctx.encode(self._batch)
-
-    def sample(self, *arguments: Any, **options: Any) -> int:
-        with self._in_use():
-            return int(super().sample(*arguments, **options))
-
-    def save_state(self) -> LlamaState:
-        """What was computed so far, as a copy that counts in the budget as long as it lives.
-
-        Raises:
-            BudgetError: it does not fit; see `save_state_file`.
-        """
-        with self._in_use():
-            return state.save_state(self, self._ledger)
-
-    def load_state(self, saved: LlamaState) -> None:
-        """Go on from a state that `save_state` returned, here or of the parent class.
-
-        Raises:
-            RequestError: it is another model's, or larger than the context.
-        """
-        with self._in_use():
-            state.load_state(self, saved)
-
-    def save_state_file(self, path: str | os.PathLike[str]) -> None:
-        """Write what was computed so far to a file, layer by layer.
-
-        Raises:
-            RequestError: nothing was computed, or the file cannot be written.
-        """
-        with self._in_use():
-            state.write_file(self, Path(path), self._ledger)
-
-    def load_state_file(self, path: str | os.PathLike[str]) -> int:
-        """Go on from a file that `save_state_file` wrote; returns the number of its tokens.
-
-        Raises:
-            RequestError: it is no state, another model's, or larger than the context.
-        """
-        with self._in_use():
-            ids = state.read_file(self, Path(path), self._ledger)
-        if ids is None:
-            raise RequestError(
-                f"{os.fspath(path)} is no state of this model that fits the context of "
-                f"{self.n_ctx()}; give another file or a larger n_ctx"
-            )
-        return len(ids)
+        self._running()
+        assert self._opening is not None
+        return {"budget": self._ledger.limit or 0, **self._opening.memory_use()}
 
     def close(self) -> None:
         """Free context, model, weights, threads and files; may be called again.
@@ -326,69 +205,43 @@ class Llama(llama_cpp.Llama):
 
     # -- opening ------------------------------------------------------------------------------
 
-    def _open_reader(self, resident: bool) -> Reader:
-        paths = self.catalogue.paths
-        if resident and cached_fraction(paths) > _CACHED:
-            return open_reader(paths, cached=True)
-        drive = self._drive
-        return open_reader(paths, threads=drive.threads, piece=drive.piece)
+    def _begin(self, wanted: Options) -> Opening:
+        self._ledger = process_ledger(None if wanted.weight_memory is not None else wanted.budget)
+        free = self._ledger.free
+        if free is not None and self._ledger.used:
+            wanted = replace(wanted, budget=min(wanted.budget, free))
+        catalogue, drive, threads = self.catalogue, self._drive, self._threads
+        return Opening(
+            catalogue,
+            wanted,
+            self._ledger,
+            lambda resident: open_model(catalogue, drive, resident=resident),
+            lambda weights: measure_rates(catalogue, weights, drive, threads),
+        )
 
     def _finish(self, opening: Opening) -> None:
         if opening.engine is None or opening.plan is None:
             raise EngineError(f"{self.model_path} has no weights to run")
         self._engine = opening.engine
-        guard = Guard(opening.engine)
-        self._batches = Batches(
+        guard = Guard(opening.engine, opening.owner)
+        self._batches = batches = Batches(
             self.catalogue.name,
-            self._model.model,
-            self._ctx.ctx,
+            self.model,
+            self.ctx,
             causal=bool(self.catalogue.parameter("attention.causal", True)),
             attention_type=self.context_params.attention_type,
         )
-        self._ctx.decode = self._batches.decoding(guard.wrap(self._ctx.decode))
-        self._ctx.encode = self._batches.encoding(guard.wrap(self._ctx.encode))
+        wrap_computing(
+            self,
+            lambda call: batches.decoding(guard.wrap(call)),
+            lambda call: batches.encoding(guard.wrap(call)),
+        )
 
-    @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Nothing is freed meanwhile; raises `EngineError` where the model cannot be used."""
-        with self._use:
-            if self._running().closing:
-                raise EngineError("the model is closed; open it again")
-            if self._process != os.getpid():
-                raise EngineError(
-                    f"the model was opened by process {self._process}, whose threads a fork does "
-                    "not have; open it in this one"
-                )
-            yield
+    def _check_open(self) -> None:
+        if self._running().closing:
+            raise EngineError("the model is closed; open it again")
 
     def _running(self) -> Engine:
         if self._engine is None:
             raise EngineError("the model is closed; open it again")
         return self._engine
-
-
-def _budget(memory: str | int | None, machine: Machine) -> int:
-    """Bytes that the process may use; by default what is available less a margin."""
-    asked = None if memory == "auto" else memory
-    budget = machine.default_budget if asked is None else parse_size(asked)
-    # What does not exist cannot be used; `plan.request.budget` is what is left of the wish. A
-    # group of just this size counts some kernel memory of ours as somebody else's.
-    if budget - budget // 50 > machine.ceiling:
-        return machine.ceiling
-    return budget
-
-
-def _refuse_placement(options: dict[str, Any]) -> None:
-    for name, allowed in _PLACEMENT.items():
-        if name in options and options[name] not in allowed:
-            raise UnsupportedError(
-                f"{name}={options[name]!r} places weights, which the memory budget does here; "
-                "leave it out"
-            )
-
-
-def _fill_defaults(options: dict[str, Any], machine: Machine, catalogue: Catalogue) -> None:
-    options["n_threads"] = options.get("n_threads") or machine.cores
-    options["n_threads_batch"] = options.get("n_threads_batch") or machine.cores
-    if options.get("n_ctx") == 0:
-        options["n_ctx"] = catalogue.parameter("context_length", 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from flexinfer.binding.private import load_image_projector
 from flexinfer.errors import ModelNotFoundError
 from flexinfer.machine.machine import process_memory
 from flexinfer.memory.ledger import Ledger
@@ -35,7 +36,7 @@ def load_projector(llm: Any, handler: Any, ledger: Ledger) -> int:
     charged = expected
     try:
         before = process_memory()
-        handler._init_mtmd_context(llm)
+        load_image_projector(handler, llm)
         found = max(process_memory() - before, 0)
         ledger.charge(ACCOUNT, max(found - expected, 0))
         charged = max(found, expected)

@@ -12,19 +12,17 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as binding
 import numpy as np
+from llama_cpp import Llama
 from llama_cpp.llama import LlamaState
 from llama_cpp.llama_cache import LlamaRAMCache
 
+from flexinfer.binding import private
 from flexinfer.errors import RequestError
-from flexinfer.memory.pages import address_of
-
-if TYPE_CHECKING:
-    from flexinfer.llama import Llama
-    from flexinfer.memory.ledger import Ledger
+from flexinfer.memory.ledger import Ledger
+from flexinfer.memory.pointers import first_byte, size_cell
 
 _ACCOUNT = "states"
 _MAGIC = b"flexinfer state\0"
@@ -41,22 +39,22 @@ def save_state(llm: Llama, ledger: Ledger) -> LlamaState:
         BudgetError: it does not fit the budget, though other weights and states gave way.
     """
     size = int(binding.llama_state_get_size(llm.ctx))
-    rows = len(llm._scores) if llm._logits_all else 1
+    scored = private.keeps_logits(llm)
+    rows = llm.n_tokens if scored else 1
     held = size + 4 * rows * llm.n_vocab() + int(llm.input_ids.nbytes)
     _forget_cached(llm, ledger, held)
     ledger.charge(_ACCOUNT, held)
     try:
         data = bytearray(size)
-        written = int(binding.llama_state_get_data(llm.ctx, _first_byte(data), size))
+        written = int(binding.llama_state_get_data(llm.ctx, first_byte(data), size))
         del data[written:]
-        scores = llm._scores.copy() if llm._logits_all else np.zeros((1, llm.n_vocab()), np.single)
         state = LlamaState(
-            scores=scores,
+            scores=llm.scores[:rows].copy() if scored else np.zeros((1, llm.n_vocab()), np.single),
             input_ids=llm.input_ids.copy(),
             n_tokens=llm.n_tokens,
             llama_state=data,
             llama_state_size=written,
-            seed=llm._seed,
+            seed=private.seed(llm),
         )
     except BaseException:
         ledger.release(_ACCOUNT, held)
@@ -75,18 +73,20 @@ def load_state(llm: Llama, state: LlamaState) -> None:
     fits = tokens <= llm.n_ctx() and state.scores.shape[1] == llm.n_vocab()
     if (
         not fits
-        or binding.llama_state_set_data(llm.ctx, _first_byte(state.llama_state), size) != size
+        or binding.llama_state_set_data(llm.ctx, first_byte(state.llama_state), size) != size
     ):
-        _clear(llm)
+        private.clear(llm)
         raise RequestError("the state is another model's, or of a larger context; compute it again")
-    if llm._logits_all:
+    if private.keeps_logits(llm):
         llm.scores[:tokens] = state.scores
-    _take_over(llm, state.input_ids[:tokens])
-    llm._seed = state.seed
+    private.take_over(llm, state.input_ids[:tokens], state.seed)
 
 
-def write_file(llm: Llama, path: Path, ledger: Ledger) -> None:
+def write_file(llm: Llama, path: Path, ledger: Ledger, kv_bytes: int) -> None:
     """Write tokens and KV cache to `path`, which appears only once it is complete.
+
+    Args:
+        kv_bytes: of the cache as a whole.
 
     Raises:
         RequestError: there is nothing to write, or the drive is full.
@@ -97,7 +97,7 @@ def write_file(llm: Llama, path: Path, ledger: Ledger) -> None:
         raise RequestError("nothing was computed yet: there is no state to write")
     partial = path.with_name(path.name + ".part")
     tokens = (binding.llama_token * len(ids))(*ids)
-    with _piece(llm, ledger):
+    with _piece(llm, ledger, kv_bytes):
         name = os.fsencode(partial)
         written = binding.llama_state_seq_save_file(llm.ctx, name, 0, tokens, len(ids))
     if not written:
@@ -110,7 +110,7 @@ def write_file(llm: Llama, path: Path, ledger: Ledger) -> None:
     partial.replace(path)
 
 
-def read_file(llm: Llama, path: Path, ledger: Ledger) -> list[int] | None:
+def read_file(llm: Llama, path: Path, ledger: Ledger, kv_bytes: int) -> list[int] | None:
     """The tokens of the state in `path`, which is taken over; None, and an empty context, where the
     file is no state, another model's, or larger than the context.
 
@@ -120,16 +120,16 @@ def read_file(llm: Llama, path: Path, ledger: Ledger) -> list[int] | None:
     if not _is_whole(path):
         return None
     tokens = (binding.llama_token * llm.n_ctx())()
-    count = binding.ctypes.c_size_t()
-    with _piece(llm, ledger):
+    count = size_cell()
+    with _piece(llm, ledger, kv_bytes):
         read = binding.llama_state_seq_load_file(
-            llm.ctx, os.fsencode(path), 0, tokens, llm.n_ctx(), binding.ctypes.byref(count)
+            llm.ctx, os.fsencode(path), 0, tokens, llm.n_ctx(), count
         )
     if not read:
-        _clear(llm)
+        private.clear(llm)
         return None
     ids = list(tokens[: count.value])
-    _take_over(llm, ids)
+    private.take_over(llm, ids)
     return ids
 
 
@@ -156,23 +156,11 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _take_over(llm: Llama, ids: Any) -> None:
-    llm.input_ids[: len(ids)] = ids
-    llm.n_tokens = len(ids)
-    # The logits are not those of the last token: the next request computes it again.
-    llm._requires_eval = True
-
-
-def _clear(llm: Llama) -> None:
-    llm.reset()
-    llm._ctx.kv_cache_clear()
-
-
 @contextmanager
-def _piece(llm: Llama, ledger: Ledger) -> Iterator[None]:
+def _piece(llm: Llama, ledger: Ledger, kv_bytes: int) -> Iterator[None]:
     """Room for what llama.cpp holds of a file at a time: one tensor of the cache."""
     layers = max(int(binding.llama_model_n_layer(llm.model)), 1)
-    nbytes = llm.memory_use()["kv"] // layers
+    nbytes = kv_bytes // layers
     ledger.charge(_ACCOUNT, nbytes)
     try:
         yield
@@ -187,8 +175,3 @@ def _forget_cached(llm: Llama, ledger: Ledger, nbytes: int) -> None:
     cached = llm.cache.cache_state
     while cached and ledger.free is not None and ledger.free < nbytes:
         cached.popitem(last=False)
-
-
-def _first_byte(data: bytes | bytearray) -> Any:
-    # By address: an object that owned the buffer could outlive the call in a cycle.
-    return (binding.ctypes.c_uint8 * 1).from_address(address_of(data))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import llama_cpp
-import llama_cpp._internals as internals
-
+from flexinfer.binding.private import load_vocabulary
 from flexinfer.errors import ModelFileError
 
 
@@ -14,14 +12,8 @@ def tokenize(path: str, text: str, *, verbose: bool = False) -> list[int]:
     Raises:
         ModelFileError: llama.cpp does not read the vocabulary.
     """
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
-    params.use_extra_bufts = False
-    from llama_cpp._logger import set_verbose
-
-    set_verbose(verbose)
     try:
-        model = internals.LlamaModel(path_model=path, params=params, verbose=verbose)
+        model = load_vocabulary(path, verbose=verbose)
     except ValueError as error:
         raise ModelFileError(
             f"{path}: llama.cpp does not read this model's vocabulary; run with -v to see why"

@@ -14,15 +14,19 @@ from flexinfer.native.device.device import device
 
 
 class Guard:
-    """Wraps a context's `decode` and `encode`; `engine` is told to stop by its flag."""
+    """Wraps a context's `decode` and `encode`; `engine` is told to stop by its flag.
 
-    def __init__(self, engine: Engine) -> None:
+    What they allocate belongs to `owner`.
+    """
+
+    def __init__(self, engine: Engine, owner: object) -> None:
         self._engine = engine
+        self._owner = owner
 
     def wrap(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
         def guarded(batch: Any) -> None:
             device().take_failure()
-            with self._interruptible():
+            with device().working_for(self._owner), self._interruptible():
                 try:
                     call(batch)
                 except RuntimeError as error:

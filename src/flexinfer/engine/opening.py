@@ -70,6 +70,8 @@ class Opening:
     ) -> None:
         self.engine: Engine | None = None
         self.plan: Plan | None = None
+        # Buffers keep it as long as they live, so it must not lead to the model.
+        self.owner = object()
         self._catalogue = catalogue
         self._options = options
         self._ledger = ledger
@@ -87,6 +89,20 @@ class Opening:
             self._limits = True
             self._ledger.limit_to(limit)
         self._ledger.limit = limit
+
+    def memory_use(self) -> dict[str, int]:
+        """Bytes of this model alone: locked, window, kv, compute, overhead."""
+        assert self.engine is not None
+        plan = self.engine.residency.plan
+        window = plan.window + plan.expert_window
+        buffers = self._device.buffers(self.owner).values()
+        return {
+            "locked": plan.held_bytes - window,
+            "window": window,
+            "kv": sum(nbytes for nbytes, is_compute in buffers if not is_compute),
+            "compute": sum(nbytes for nbytes, is_compute in buffers if is_compute),
+            "overhead": self._overhead,
+        }
 
     def close(self) -> None:
         """Give the accounts back; the contexts and the model must be freed before."""
@@ -120,7 +136,8 @@ class Opening:
             binding.llama_model_load_from_file = load_ours
             binding.llama_init_from_model = create_ours
             try:
-                yield
+                with self._device.working_for(self.owner):
+                    yield
             finally:
                 binding.llama_model_load_from_file = load
                 binding.llama_init_from_model = create

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from flexinfer.errors import RequestError
 from flexinfer.planning.fitting import (
     Choice,
     floor_pages,
@@ -196,3 +197,9 @@ STRATEGIES: Mapping[str, Strategy] = {
         locks=False,
     ),
 }
+
+
+def check_strategy(name: str) -> None:
+    """Raise `RequestError` unless there is a strategy of that name."""
+    if name not in STRATEGIES:
+        raise RequestError(f"there is no strategy {name!r}; take one of {', '.join(STRATEGIES)}")

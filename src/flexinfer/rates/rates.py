@@ -14,13 +14,16 @@ from flexinfer.planning.plan import ON_DEMAND, Rates, Weight
 from flexinfer.rates.cache_file import Remembered
 from flexinfer.rates.drive import ASSUMED_RATE, DriveRate, drive_rate, remember_drive
 from flexinfer.rates.passes import Observed
-from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS
+from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS, Reader, open_reader
+from flexinfer.reading.open_file import cached_fraction
 
 # Bytes of weights a second, where nobody measured; small models only.
 _ASSUMED_COMPUTE = 10e9
 _TYPES = 3
 # Computing with less takes no time that matters.
 _SMALLEST = 64 << 20
+# So much of a model in the page cache makes reading it from there faster than from the drive.
+_CACHED = 0.95
 
 
 def drive_for(catalogue: Catalogue) -> DriveRate:
@@ -28,6 +31,14 @@ def drive_for(catalogue: Catalogue) -> DriveRate:
     if all(os.path.exists(path) for path in catalogue.paths):
         return drive_rate(catalogue.paths)
     return DriveRate(ASSUMED_RATE, DEFAULT_THREADS, DEFAULT_PIECE, "assumed")
+
+
+def open_model(catalogue: Catalogue, drive: DriveRate, *, resident: bool) -> Reader:
+    """The reader of a model's files; `resident`: all of it will stay in memory."""
+    paths = catalogue.paths
+    if resident and cached_fraction(paths) > _CACHED:
+        return open_reader(paths, cached=True)
+    return open_reader(paths, threads=drive.threads, piece=drive.piece)
 
 
 def measure_rates(

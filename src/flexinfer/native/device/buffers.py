@@ -54,7 +54,7 @@ class Buffers:
         self._forget = forget
         self._lock = threading.Lock()
         self._weights: dict[int, tuple[int, int, list[int]]] = {}
-        self._run_time: dict[int, tuple[int, Allocations | None, int]] = {}
+        self._run_time: dict[int, tuple[int, object, Allocations | None, int]] = {}
         self._cpu_type = mirror.BufferType.from_address(native.ggml_backend_cpu_buffer_type())
         self._cpu_alloc = mirror.AllocBuffer(self._cpu_type.iface.alloc_buffer)
         self._type = mirror.BufferType()
@@ -73,12 +73,14 @@ class Buffers:
         kind.iface.is_host = self._cpu_type.iface.is_host
         return ctypes.addressof(kind)
 
-    def live(self) -> dict[int, tuple[int, bool]]:
-        """Live run-time buffers: address to (bytes, whether it is a compute buffer)."""
+    def live(self, owner: object | None = None) -> dict[int, tuple[int, bool]]:
+        """Live run-time buffers, those of `owner` or all: address to (bytes, whether it is a
+        compute buffer)."""
         with self._lock:
             return {
                 address: (nbytes, Buffer.from_address(address).usage == mirror.USAGE_COMPUTE)
-                for address, (nbytes, _, _) in self._run_time.items()
+                for address, (nbytes, whose, _, _) in self._run_time.items()
+                if owner is None or whose is owner
             }
 
     def _build_interfaces(self, callbacks: Callbacks) -> None:
@@ -176,14 +178,19 @@ class Buffers:
             return None
         buffer = Buffer.from_address(address)
         with self._lock:
-            self._run_time[address] = (nbytes, allocations, buffer.iface.free_buffer)
+            self._run_time[address] = (
+                nbytes,
+                self._scopes.owner,
+                allocations,
+                buffer.iface.free_buffer,
+            )
         buffer.iface.free_buffer = self._free_run_time_callback
         buffer.buft = ctypes.addressof(self._type)
         return int(address)
 
     def _free_run_time(self, address: int) -> None:
         with self._lock:
-            nbytes, allocations, free = self._run_time.pop(address)
+            nbytes, _, allocations, free = self._run_time.pop(address)
         mirror.FreeBuffer(free)(address)
         if allocations is not None:
             allocations.freed(nbytes)

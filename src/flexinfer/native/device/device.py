@@ -113,6 +113,10 @@ class Device:
         """While entered, weight buffers of this thread are address space and nothing is read."""
         return self._scopes.load()
 
+    def working_for(self, owner: object) -> contextlib.AbstractContextManager[None]:
+        """While entered, buffers that this thread allocates are those of `owner`."""
+        return self._scopes.work_for(owner)
+
     def measuring(
         self, on_graph: Callable[[int], None]
     ) -> contextlib.AbstractContextManager[Measuring]:
@@ -158,9 +162,10 @@ class Device:
         """The exception that a callback of this thread kept, once."""
         return self._callbacks.take_failure()
 
-    def buffers(self) -> dict[int, tuple[int, bool]]:
-        """Live run-time buffers: address to (bytes, whether it is a compute buffer)."""
-        return self._buffers.live()
+    def buffers(self, owner: object | None = None) -> dict[int, tuple[int, bool]]:
+        """Live run-time buffers, those of `owner` or all: address to (bytes, whether it is a
+        compute buffer)."""
+        return self._buffers.live(owner)
 
     # -- construction -------------------------------------------------------------------------
 

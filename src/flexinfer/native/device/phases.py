@@ -75,6 +75,20 @@ class Scopes:
     def measuring(self) -> Measuring | None:
         return getattr(self._local, "measuring", None)
 
+    @property
+    def owner(self) -> object | None:
+        """Whose model this thread works for; None where nobody said so."""
+        return getattr(self._local, "owner", None)
+
+    @contextlib.contextmanager
+    def work_for(self, owner: object) -> Iterator[None]:
+        """Buffers that this thread allocates meanwhile are those of `owner`."""
+        before, self._local.owner = self.owner, owner
+        try:
+            yield
+        finally:
+            self._local.owner = before
+
     @contextlib.contextmanager
     def load(self) -> Iterator[Loading]:
         """Load in this thread; one at a time, llama.cpp's loader is not reentrant about devices."""

@@ -1,0 +1,18 @@
+"""What native calls are handed to write into: the first byte of a buffer, a number."""
+
+from __future__ import annotations
+
+import ctypes
+
+from flexinfer.memory.pages import address_of
+
+
+def first_byte(buffer: bytes | bytearray) -> ctypes.Array[ctypes.c_uint8]:
+    """A pointer to `buffer`, which has to outlive the call."""
+    # By address: an object that owned the buffer could outlive the call in a cycle.
+    return (ctypes.c_uint8 * 1).from_address(address_of(buffer))
+
+
+def size_cell() -> ctypes.c_size_t:
+    """A ``size_t`` for a call to fill in; its `value` is then the number."""
+    return ctypes.c_size_t()
