@@ -71,19 +71,18 @@ def _answer(request: dict[str, Any]) -> list[int]:
     import llama_cpp.llama_cpp as binding
 
     from flexinfer.binding.check_batches import answer_start
+    from flexinfer.binding.private import encode
+    from flexinfer.chat.answering import Answer
 
     llm = open_plain(request["path"], **request["options"])
-    ids: list[int] = []
     prompt = request["prompt"]
-    if binding.llama_model_has_encoder(llm._model.model):
-        llm._batch.set_batch(prompt, 0, True)
-        llm._ctx.encode(llm._batch)
-        prompt = [answer_start(llm._model.model)]
-    for token in llm.generate(prompt, **request["sampling"]):
-        ids.append(int(token))
-        if len(ids) >= request["count"] or binding.llama_vocab_is_eog(llm._model.vocab, token):
-            break
-    return ids
+    if binding.llama_model_has_encoder(llm.model):
+        encode(llm, prompt)
+        prompt = [answer_start(llm.model)]
+    answer = Answer(llm, prompt, request["count"], **request["sampling"])
+    for _ in answer:
+        pass
+    return answer.tokens
 
 
 if __name__ == "__main__":

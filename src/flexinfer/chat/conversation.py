@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from flexinfer.binding.private import token_text
+from flexinfer.chat.answering import Answer
 from flexinfer.chat.session import Session
-from flexinfer.chat.text_stream import TextStream
 from flexinfer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -85,35 +85,13 @@ class Conversation:
         except BaseException:
             self.messages.pop()
             raise
-        answer = TextStream(stops)
-        made: list[int] = []
+        answer = Answer(self._llm, prompt, limit, stops, **self._sampling)
         try:
-            for token in self._tokens(prompt, limit):
-                made.append(token)
-                piece = self._llm.detokenize([token], prev_tokens=[*prompt, *made[:-1]])
-                text = answer.feed(piece)
-                if text:
-                    yield text
-                if answer.stopped:
-                    break
-            rest = answer.feed(b"", final=True)
-            if rest:
-                yield rest
+            yield from filter(None, answer)
         finally:
             self.messages.append({"role": "assistant", "content": answer.text})
-            self._ids = prompt + made
+            self._ids = prompt + answer.tokens
             self._text += answer.text
-
-    def _tokens(self, prompt: list[int], limit: int) -> Iterator[int]:
-        llm = self._llm
-        room = llm.n_ctx() - len(prompt)
-        count = min(room, limit) if limit >= 0 else room
-        for number, token in enumerate(llm.generate(prompt, **self._sampling), 1):
-            if llama_cpp.llama_vocab_is_eog(llm._model.vocab, token):
-                return
-            yield token
-            if number >= count:
-                return
 
     def _prompt(self) -> list[int]:
         """Tokens of all messages; the oldest turns are dropped when they do not fit."""
@@ -141,7 +119,7 @@ class Conversation:
 
     def _tokenize(self, text: str, *, start: bool) -> list[int]:
         bos = self._llm.token_bos()
-        written = bos >= 0 and text.startswith(_token_text(self._llm, bos) or "\0")
+        written = bos >= 0 and text.startswith(token_text(self._llm, bos) or "\0")
         ids = self._llm.tokenize(text.encode(), add_bos=start and not written, special=True)
         return [int(token) for token in ids]
 
@@ -162,7 +140,7 @@ def _template(llm: Llama) -> Callable[[Sequence[Message], bool], str]:
     source = llm.metadata.get("tokenizer.chat_template")
     if not source:
         return _plain
-    eos, bos = _token_text(llm, llm.token_eos()), _token_text(llm, llm.token_bos())
+    eos, bos = token_text(llm, llm.token_eos()), token_text(llm, llm.token_bos())
 
     def render(messages: Sequence[Message], answer: bool) -> str:
         formatter = Jinja2ChatFormatter(source, eos, bos, add_generation_prompt=answer)
@@ -173,7 +151,3 @@ def _template(llm: Llama) -> Callable[[Sequence[Message], bool], str]:
             raise RequestError(f"the model's chat template refuses this: {error}") from error
 
     return render
-
-
-def _token_text(llm: Llama, token: int) -> str:
-    return str(llm._model.token_get_text(token)) if token != -1 else ""

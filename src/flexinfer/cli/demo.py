@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flexinfer.llama import Llama
 
 _MODEL = "data/shakespeare.gguf"
-_SAMPLING = {"temp": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+_SAMPLING: dict[str, Any] = {"temp": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
 
 
 @click.command(name="demo")
@@ -52,7 +52,7 @@ def _demo(path: str, prompt: str, count: int, weight_memory: int, seed: int) -> 
         _show_plan(llm)
         ids = llm.tokenize(prompt.encode())
         made = _generate(llm, prompt, ids, count)
-    _compare(path, ids, made, options)
+    _compare(path, ids, count, made, options)
 
 
 def _show_plan(llm: Llama) -> None:
@@ -70,38 +70,34 @@ def _show_plan(llm: Llama) -> None:
 
 
 def _generate(llm: Llama, prompt: str, ids: list[int], count: int) -> list[int]:
-    import llama_cpp
-
-    from flexinfer.chat.text_stream import TextStream
+    from flexinfer.chat.answering import Answer
 
     click.echo(prompt, nl=False)
-    text, made = TextStream(), []
     before, began = llm.stats, time.monotonic()
-    for token in llm.generate(ids, **_SAMPLING):
-        made.append(int(token))
-        if llama_cpp.llama_vocab_is_eog(llm._model.vocab, token):
-            break
-        click.echo(text.feed(llm.detokenize([token], prev_tokens=[*ids, *made[:-1]])), nl=False)
+    answer = Answer(llm, ids, count, **_SAMPLING)
+    for text in answer:
+        click.echo(text, nl=False)
         sys.stdout.flush()
-        if len(made) >= count:
-            break
-    click.echo(text.feed(b"", final=True) + "\n")
+    click.echo("\n")
     seconds, done = time.monotonic() - began, llm.stats - before
     click.echo(
-        f"streamed: {len(made)} tokens in {seconds:.1f} s, "
+        f"streamed: {len(answer.tokens)} tokens in {seconds:.1f} s, "
         f"{format_size(done.read_bytes)} read from the drive"
     )
-    return made
+    return answer.tokens
 
 
-def _compare(path: str, ids: list[int], made: list[int], options: dict[str, Any]) -> None:
+def _compare(
+    path: str, ids: list[int], count: int, made: list[int], options: dict[str, Any]
+) -> None:
     from flexinfer.bench.plain import plain_tokens
 
     began = time.monotonic()
-    plain = plain_tokens(path, ids, len(made), options, _SAMPLING)
+    plain = plain_tokens(path, ids, count, options, _SAMPLING)
     seconds = time.monotonic() - began
     click.echo(f"plain llama.cpp, all in memory: {len(plain)} tokens in {seconds:.1f} s with start")
     if plain != made:
-        first = next(i for i, token in enumerate(made) if [token] != plain[i : i + 1])
+        equal = [ours == theirs for ours, theirs in zip(made, plain, strict=False)]
+        first = equal.index(False) if False in equal else len(equal)
         raise EngineError(f"the runs differ from token {first + 1} on; please report this")
     click.echo(click.style(f"all {len(made)} tokens are the same", "green"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from flexinfer.cli.announce import announce
-from flexinfer.cli.answer import Answer
+from flexinfer.cli.answer import Report
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import Sampling, engine_options, llama_options, sampling_options
 from flexinfer.errors import RequestError
@@ -56,6 +56,7 @@ def command(
     ids = tokenize(catalogue.paths[0], text, verbose=verbose)
     context = _context(len(ids), tokens, ctx)
     batch = ubatch or _ubatch(len(ids))
+    from flexinfer.chat.answering import Answer
     from flexinfer.llama import Llama
 
     with Llama(
@@ -68,16 +69,16 @@ def command(
         verbose=verbose,
         **llama_options(**engine),
     ) as llm:
-        answer = Answer(llm, sampling.stop, loud=not (quiet or as_json))
+        answer = Answer(llm, ids, tokens, sampling.stop, **sampling.arguments)
+        report = Report(llm, answer, loud=not (quiet or as_json))
         if not quiet:
             announce(llm, engine["memory"], verbose)
         with _reading(llm, shown=not (quiet or as_json) and sys.stderr.isatty()) as ready:
-            limit = min(tokens, llm.n_ctx() - len(ids))
-            answer.generate(ids, limit, sampling.arguments, ready)
+            report.follow(ready)
         if as_json:
-            click.echo(json.dumps(answer.document(), indent=2))
+            click.echo(json.dumps(report.document(), indent=2))
         elif not quiet:
-            click.echo(answer.closing_line(), err=True)
+            click.echo(report.closing_line(), err=True)
 
 
 def _prompt_text(prompt: str | None, prompt_file: TextIO | None) -> str:
