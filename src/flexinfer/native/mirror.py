@@ -35,6 +35,7 @@ STATUS_ABORTED = 1
 
 DEVICE_TYPE_CPU = 0
 USAGE_COMPUTE = 2
+LOG_LEVEL_DEBUG = 1
 
 
 class Tensor(Structure):
@@ -96,6 +97,9 @@ GetProcAddress = CFUNCTYPE(c_void_p, c_void_p, c_char_p)
 SetThreads = CFUNCTYPE(None, c_void_p, c_int)
 SetAbortCallback = CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 OnAbort = CFUNCTYPE(None, c_char_p)
+LogCallback = CFUNCTYPE(None, c_int, c_char_p, c_void_p)
+# A list of buffer types that ends with a null pointer.
+GetExtraBuffers = CFUNCTYPE(POINTER(c_void_p), c_void_p)
 
 
 class BufferTypeInterface(Structure):
