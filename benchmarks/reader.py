@@ -20,37 +20,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from flexinfer.memory.pages import Arena
-from flexinfer.reading.file_reader import FileReader, Transfer, open_reader
+from flexinfer.reading.file_reader import FileReader, open_reader
 from flexinfer.reading.open_file import OpenFile
-from flexinfer.sizes import parse_size
+from flexinfer.reading.sweep import sweep
+from flexinfer.sizes import ALIGNMENT, parse_size
 
 
 def stream(reader: FileReader, arena: Arena, size: int, transfer: int, limit: int) -> int:
     """Read up to `limit` bytes of the first file through the arena, as a ring."""
-    places = arena.nbytes // transfer
-    flying: deque[Transfer] = deque()
-    total = 0
-    for index, start in enumerate(range(0, min(size, limit) - transfer + 1, transfer)):
-        if len(flying) == places:
-            settle(flying.popleft())
-        view = arena.view(index % places * transfer, transfer)
-        flying.append(reader.start(0, start, view, transfer))
-        total += transfer
-    while flying:
-        settle(flying.popleft())
-    return total
-
-
-def settle(transfer: Transfer) -> None:
-    transfer.wait()
-    if transfer.error is not None:
-        raise transfer.error
+    starts = range(0, min(size, limit) - transfer + 1, transfer)
+    return sweep(reader, arena, ((0, start, transfer) for start in starts), transfer)
 
 
 def plain(path: str, arena: Arena, piece: int, limit: int) -> int:
@@ -108,7 +92,7 @@ def show(name: str, results: list[tuple[float, float]]) -> None:
 def measure(path: str, options: argparse.Namespace) -> None:
     arena = Arena(parse_size(options.window))
     memory = arena.view(0, arena.nbytes)
-    for at in range(0, arena.nbytes, 4096):
+    for at in range(0, arena.nbytes, ALIGNMENT):
         memory[at] = 0
     limit = parse_size(options.limit)
     transfer = parse_size(options.transfer)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from flexinfer.errors import ReadError
-from flexinfer.reading.file_reader import Transfer
 from flexinfer.reading.memory_reader import MemoryReader
+from flexinfer.reading.reader import CLOSE_SECONDS, Transfer
 
 Fault = Callable[[Transfer], None]
 
@@ -48,6 +48,6 @@ class FaultyReader(MemoryReader):
         self._hanging.clear()
         return True
 
-    def close(self) -> None:
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
         self.cancel()
-        super().close()
+        super().close(timeout)

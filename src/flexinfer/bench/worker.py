@@ -11,10 +11,9 @@ import os
 import statistics
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from flexinfer.bench.plain import open_plain
@@ -127,6 +126,7 @@ def _drive(job: dict[str, Any]) -> dict[str, Any]:
     from flexinfer.memory.pages import Arena
     from flexinfer.rates.drive import drive_rate
     from flexinfer.reading.file_reader import open_reader
+    from flexinfer.reading.sweep import sweep
 
     paths = read_catalogue(job["model"]).paths
     probed = drive_rate(paths)
@@ -135,11 +135,9 @@ def _drive(job: dict[str, Any]) -> dict[str, Any]:
         closing(open_reader(paths, threads=probed.threads, piece=probed.piece)) as reader,
     ):
         arena.view(0, _WINDOW)[:] = bytes(_WINDOW)  # the first touch is no part of the rate
-        began, cpu, total = time.perf_counter(), time.process_time(), 0
-        for nbytes in _transfers(reader, arena, paths):
-            total += nbytes
-            if time.perf_counter() - began > job["seconds"]:
-                break
+        began, cpu = time.perf_counter(), time.process_time()
+        in_time = takewhile(lambda _: time.perf_counter() - began <= job["seconds"], _ranges(paths))
+        total = sweep(reader, arena, in_time, _TRANSFER)
         seconds = time.perf_counter() - began
     return {
         "rate": total / seconds,
@@ -150,31 +148,12 @@ def _drive(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _transfers(reader: Any, arena: Any, paths: Any) -> Iterator[int]:
-    """Bytes of each transfer as it ends; a small model is read as one piece."""
-    places = _WINDOW // _TRANSFER
-    flying: deque[Any] = deque()
-    index = 0
+def _ranges(paths: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+    """All files in pieces, the last of each as long as it is."""
     for file, path in enumerate(paths):
         size = os.path.getsize(path)
         for start in range(0, size, _TRANSFER):
-            need = min(_TRANSFER, size - start)
-            if len(flying) == places:
-                yield _finish(flying)
-            view = arena.view(index % places * _TRANSFER, _TRANSFER)
-            flying.append((reader.start(file, start, view, need), need))
-            index += 1
-    while flying:
-        yield _finish(flying)
-
-
-def _finish(flying: deque[Any]) -> int:
-    transfer, need = flying.popleft()
-    transfer.wait()
-    if transfer.error is not None:
-        raise transfer.error
-    nbytes: int = need
-    return nbytes
+            yield file, start, min(_TRANSFER, size - start)
 
 
 def main(argument: str) -> int:

@@ -11,9 +11,9 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 from flexinfer.memory.memlock import lock_pages, unlock_pages
+from flexinfer.sizes import ALIGNMENT
 
 PAGE = 2 << 20
-ALIGNMENT = 4096
 # Address space for a model larger than the machine is refused unless nothing is reserved for it;
 # Python names the flag from 3.13 on.
 RESERVE_NOTHING = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000

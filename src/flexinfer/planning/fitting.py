@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexinfer.planning.plan import ON_DEMAND, Use, Weight, piece_cost
+from flexinfer.sizes import ALIGNMENT
 
 MIB = 1 << 20
 HUGE_PAGE = 2 * MIB
@@ -40,7 +41,7 @@ class Choice:
 
 def page_unit(nbytes: int) -> int:
     """What `nbytes` of memory are counted in: huge pages, but small ones below 64 MiB."""
-    return HUGE_PAGE if nbytes >= 64 * MIB else 4096
+    return HUGE_PAGE if nbytes >= 64 * MIB else ALIGNMENT
 
 
 def whole_pages(nbytes: int) -> int:

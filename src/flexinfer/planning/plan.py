@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from flexinfer.sizes import format_size
+from flexinfer.sizes import ALIGNMENT, format_size
 
 # A direct read takes the aligned range around a part: up to one block more at both ends.
-SPAN_SLACK = 8192
+SPAN_SLACK = 2 * ALIGNMENT
 # Of the time in which a step computes, so much is lost to reading beside it.
 _LOST_BESIDE = 0.15
 
@@ -273,9 +273,14 @@ class Plan:
         return cls(**fields)
 
 
+def span_bytes(nbytes: int) -> int:
+    """Bytes that the aligned range around `nbytes` may take, wherever they begin."""
+    return -(-(nbytes + SPAN_SLACK) // ALIGNMENT) * ALIGNMENT
+
+
 def piece_cost(weight: Weight, rows: int) -> int:
     """Bytes that `rows` rows take in memory: the aligned range around them."""
-    return -(-(weight.row_bytes * rows + SPAN_SLACK) // 4096) * 4096
+    return span_bytes(weight.row_bytes * rows)
 
 
 def expert_cost(weight: Weight) -> int:

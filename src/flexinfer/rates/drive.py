@@ -9,25 +9,22 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
-from flexinfer.errors import ModelNotFoundError, ReadError
+from flexinfer.errors import ModelNotFoundError
 from flexinfer.machine.cgroups import read_limit
 from flexinfer.machine.machine import device_of
 from flexinfer.memory.pages import Arena
 from flexinfer.rates.cache_file import Remembered
-from flexinfer.reading.file_reader import (
-    DEFAULT_PIECE,
-    DEFAULT_THREADS,
-    Reader,
-    Transfer,
-    open_reader,
-)
+from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS, open_reader
+from flexinfer.reading.reader import Reader
+from flexinfer.reading.sweep import sweep
+from flexinfer.reading.waiting import Waiting
 
 # (threads, piece): the default first; it stays unless another is clearly faster.
 CANDIDATES = ((DEFAULT_THREADS, DEFAULT_PIECE), (8, 2 << 20), (16, 1 << 20))
@@ -37,6 +34,8 @@ _SECONDS = 0.2
 _BYTES = 512 << 20
 _TRANSFER = 8 << 20
 _WINDOW = 32 << 20
+# Nobody waits longer than this to learn that a drive is dead.
+_HANG_SECONDS = 10.0
 # A smaller model says nothing about a drive, and it does not matter either.
 _SMALLEST = 64 << 20
 # A slow solid-state drive: what nobody measured is promised carefully.
@@ -167,25 +166,9 @@ def _rate(reader: Reader, arena: Arena, file: int, size: int, clock: Callable[[]
     """Bytes/s of transfers in random order; none is read twice."""
     starts = list(range(0, size - _TRANSFER + 1, _TRANSFER))
     random.shuffle(starts)
-    places = _WINDOW // _TRANSFER
-    flying: deque[Transfer] = deque()
-    began, total = clock(), 0
-    for index, start in enumerate(starts[: _BYTES // len(CANDIDATES) // _TRANSFER]):
-        if len(flying) == places:
-            total += _finish(flying)
-            if clock() - began > _SECONDS / len(CANDIDATES):
-                break
-        view = arena.view(index % places * _TRANSFER, _TRANSFER)
-        flying.append(reader.start(file, start, view, _TRANSFER))
-    while flying:
-        total += _finish(flying)
+    began = clock()
+    some = starts[: _BYTES // len(CANDIDATES) // _TRANSFER]
+    in_time = takewhile(lambda _: clock() - began <= _SECONDS / len(CANDIDATES), some)
+    ranges = ((file, start, _TRANSFER) for start in in_time)
+    total = sweep(reader, arena, ranges, _TRANSFER, Waiting(hang_s=_HANG_SECONDS))
     return total / max(clock() - began, 1e-9)
-
-
-def _finish(flying: deque[Transfer]) -> int:
-    transfer = flying.popleft()
-    if not transfer.wait(10.0):
-        raise ReadError("the drive did not answer for 10 s; check the drive and try again")
-    if transfer.error is not None:
-        raise transfer.error
-    return _TRANSFER

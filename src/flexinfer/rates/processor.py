@@ -14,12 +14,12 @@ from flexinfer.memory.pages import Arena
 from flexinfer.native.device.device import InnerBackend
 from flexinfer.native.library import Library, library
 from flexinfer.native.mirror import CGraph, InitParams, Tensor
+from flexinfer.sizes import ALIGNMENT
 
 WEIGHT_BYTES = 48 << 20
 _SCRATCH = 1 << 20
 _ROW = 4096
 _REPEATS = 4
-_PAGE = 4096
 
 
 def compute_rates(
@@ -36,7 +36,7 @@ def compute_rates(
     try:
         # Zeros are valid blocks of every type, and no kernel looks at the values.
         # Touched once, so that each page is a page of its own.
-        arena.view(0, arena.nbytes)[::_PAGE] = bytes(-(-arena.nbytes // _PAGE))
+        arena.view(0, arena.nbytes)[::ALIGNMENT] = bytes(-(-arena.nbytes // ALIGNMENT))
         return {kind.name: _rate(native, backend, arena, kind, weight_bytes) for kind in types}
     finally:
         arena.close()

@@ -13,72 +13,17 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Protocol
 
 from flexinfer.errors import ReadError
-from flexinfer.reading.open_file import ALIGNMENT, Access, OpenFile
-from flexinfer.reading.threads import Piece, QueuedTransfer, ReadThreads, Transfer
-
-__all__ = ["FileReader", "Reader", "Transfer", "open_reader"]
+from flexinfer.reading.open_file import Access, OpenFile
+from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, check_range
+from flexinfer.reading.threads import Piece, QueuedTransfer, ReadThreads
+from flexinfer.sizes import ALIGNMENT
 
 # More threads or smaller pieces read no faster and take more of a processor that computes.
 DEFAULT_THREADS = 4
 DEFAULT_PIECE = 4 << 20
 _BOUNCE_BYTES = 256 << 10
-# A thread in a read that hangs ends, and closes the files, when the drive answers.
-_CLOSE_SECONDS = 5.0
-
-
-class Reader(Protocol):
-    """What the engine needs of a source of bytes. Files are known by their index."""
-
-    alignment: int
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes that arrived."""
-
-    @property
-    def pieces(self) -> int:
-        """Reads that were made."""
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds in which at least one transfer was under way."""
-
-    def span(self, file: int, offset: int, length: int) -> tuple[int, int]:
-        """The smallest aligned range, as (start, stop), that holds the bytes."""
-
-    def start(
-        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
-    ) -> Transfer:
-        """Begin to fill `view` from byte `start`; `urgent` ones may overtake those that wait.
-
-        Only the first `need` bytes must exist. `start` and the length of `view` are multiples of
-        `alignment`, and so is the address of `view`.
-        """
-
-    def read_into(self, file: int, offset: int, view: memoryview) -> None:
-        """Read a few bytes at any offset into any memory, now. Raises ReadError."""
-
-    def check(self) -> None:
-        """Raise ReadError when a file is no longer what it was when it was opened."""
-
-    def cancel(self, timeout: float | None = None) -> bool:
-        """Drop what is queued and wait for what runs; False when that takes too long.
-
-        All transfers that were not complete end with a ReadError.
-        """
-
-    def close(self) -> None:
-        """Cancel, and give threads and files back."""
-
-
-def check_range(reader: Reader, start: int, view: memoryview, need: int) -> None:
-    """Raise ValueError for what `Reader.start` does not take."""
-    step, nbytes = reader.alignment, len(view)
-    if start % step or nbytes % step or not 0 < need <= nbytes:
-        raise ValueError(f"{need} of {nbytes} bytes at {start} are no aligned range")
 
 
 class FileReader:
@@ -87,7 +32,7 @@ class FileReader:
     Args:
         files: opened files; the reader closes them.
         threads: how many reads run at a time.
-        piece: bytes of one read, a multiple of 4096.
+        piece: bytes of one read, a multiple of `sizes.ALIGNMENT`.
     """
 
     alignment = ALIGNMENT
@@ -114,10 +59,6 @@ class FileReader:
     @property
     def bytes_read(self) -> int:
         return self._pool.bytes_read
-
-    @property
-    def pieces(self) -> int:
-        return self._pool.pieces
 
     @property
     def busy_s(self) -> float:
@@ -161,11 +102,11 @@ class FileReader:
         self._pool.drop_queued()
         return self._pool.wait(timeout)
 
-    def close(self) -> None:
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
         if self._alive.detach():
             self._pool.drop_queued()
             self._pool.end()
-            self._pool.join(_CLOSE_SECONDS)
+            self._pool.join(timeout)
 
     def _read_bounced(self, source: OpenFile, file: int, offset: int, view: memoryview) -> None:
         if self._bounce is None:

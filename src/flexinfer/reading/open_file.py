@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from flexinfer.errors import ModelFileError, ModelNotFoundError, ReadError
-
-# Every drive and file system that takes direct reads at all takes them at this alignment, of the
-# file and of memory; 512, where it works, saves nothing measurable on weights of megabytes.
-ALIGNMENT = 4096
+from flexinfer.sizes import ALIGNMENT
 
 _SAMPLES = 64
 _RETRIES = 2

@@ -15,49 +15,10 @@ from queue import Empty, SimpleQueue
 
 from flexinfer.errors import ReadError
 from flexinfer.reading.open_file import OpenFile
+from flexinfer.reading.reader import Transfer
 
 # A thread in a read that hangs is left behind when the process ends.
 _EXIT_SECONDS = 5.0
-
-
-class Transfer:
-    """Bytes on their way into memory; the reader that made it calls `finish` once.
-
-    `done` means that nothing writes to the memory any more, also when `error` is set; `begun` that
-    the drive was asked for some of it.
-    """
-
-    __slots__ = ("_latch", "begun", "done", "error")
-
-    def __init__(self) -> None:
-        self.begun = False
-        self.done = False
-        self.error: ReadError | None = None
-        self._latch = threading.Lock()
-        self._latch.acquire()
-
-    def __repr__(self) -> str:
-        state = repr(self.error) if self.error else "done" if self.done else "under way"
-        return f"<{type(self).__name__} {state}>"
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Whether it is done, after at most `timeout` seconds (None: however long it takes)."""
-        if self.done:
-            return True
-        if self._latch.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
-            self._latch.release()
-        return self.done
-
-    def abandon(self) -> None:
-        """Nobody wants it any more: it ends with an error, what was not begun is not read."""
-        if not self.done:
-            self.error = self.error or ReadError("nobody wants what is read")
-
-    def finish(self, error: ReadError | None = None) -> None:
-        """It is over; an error that was set before stays."""
-        self.error = self.error or error
-        self.done = True
-        self._latch.release()
 
 
 class QueuedTransfer(Transfer):
@@ -91,7 +52,6 @@ class ReadThreads:
         self._urgent: deque[Piece] = deque()
         self._ahead: deque[Piece] = deque()
         self.bytes_read = 0
-        self.pieces = 0
         self.open: set[QueuedTransfer] = set()
         self._lock = threading.Lock()
         self._busy = 0.0
@@ -123,10 +83,9 @@ class ReadThreads:
         for _ in pieces:
             self.queue.put(True)
 
-    def count(self, nbytes: int, pieces: int = 1) -> None:
+    def count(self, nbytes: int) -> None:
         with self._lock:
             self.bytes_read += nbytes
-            self.pieces += pieces
 
     def drop_queued(self) -> None:
         error = ReadError("the read was cancelled")
@@ -203,9 +162,7 @@ class ReadThreads:
         piece.view.release()
         transfer = piece.transfer
         with self._lock:
-            if count:
-                self.bytes_read += count
-                self.pieces += 1
+            self.bytes_read += count
             if error is not None and transfer.error is None:
                 transfer.error = error
             transfer.left -= 1

@@ -1,41 +1,63 @@
-"""Waiting for the drive: bounded, and it can be stopped from outside."""
+"""Waiting for the drive: bounded, counted, and it can be stopped from outside."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flexinfer.errors import ReadError
-from flexinfer.reading.file_reader import Transfer
+from flexinfer.reading.reader import CLOSE_SECONDS, Transfer
 
-# A drive that answers nothing for this long is taken for dead.
-HANG_SECONDS = 60.0
-# A read that was cancelled and does not end for this long is left behind with its memory.
-CANCEL_SECONDS = 2.0
 _POLL_SECONDS = 0.1
 
 
-def wait_for(transfer: Transfer, what: str, check: Callable[[], None]) -> float:
-    """Wait until `transfer` is done; returns the seconds it took.
+@dataclass
+class Counters:
+    """What was read, in bytes, and how long that was waited for, in seconds."""
 
-    Args:
-        what: is read, for the message.
+    read_bytes: int = 0
+    wait_s: float = 0.0
+
+    def add(self, other: Counters) -> None:
+        self.read_bytes += other.read_bytes
+        self.wait_s += other.wait_s
+
+
+@dataclass
+class Waiting:
+    """How long to wait for a drive, and who may stop that.
+
+    Attributes:
         check: called while waiting; raises to stop the wait.
-
-    Raises:
-        ReadError: the drive failed, or did not answer for `HANG_SECONDS`.
+        hang_s: a drive that answers nothing for so many seconds is taken for dead.
+        cancel_s: a read that was cancelled and does not end for so many seconds is left behind
+            with its memory.
+        close_s: so many seconds the end of a reader's threads is waited for.
     """
-    waited = 0.0
-    if not transfer.done:
-        began = time.perf_counter()
-        while not transfer.wait(min(_POLL_SECONDS, HANG_SECONDS)):
-            check()
-            if time.perf_counter() - began > HANG_SECONDS:
-                raise ReadError(
-                    f"{what}: the drive did not answer for {HANG_SECONDS:.0f} s; "
-                    "check the drive and try again"
-                )
-        waited = time.perf_counter() - began
-    if transfer.error is not None:
-        raise transfer.error
-    return waited
+
+    check: Callable[[], None] = lambda: None
+    hang_s: float = 60.0
+    cancel_s: float = 2.0
+    close_s: float = CLOSE_SECONDS
+
+    def wait_for(self, transfer: Transfer, what: str) -> float:
+        """Wait until `transfer` of `what` is done; returns the seconds it took.
+
+        Raises:
+            ReadError: the drive failed, or did not answer for `hang_s`.
+        """
+        waited = 0.0
+        if not transfer.done:
+            began = time.perf_counter()
+            while not transfer.wait(min(_POLL_SECONDS, self.hang_s)):
+                self.check()
+                if time.perf_counter() - began > self.hang_s:
+                    raise ReadError(
+                        f"{what}: the drive did not answer for {self.hang_s:.0f} s; "
+                        "check the drive and try again"
+                    )
+            waited = time.perf_counter() - began
+        if transfer.error is not None:
+            raise transfer.error
+        return waited

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexinfer.memory import pages
-from flexinfer.memory.pages import ALIGNMENT, PAGE, Arena, Slot, address_of
+from flexinfer.memory.pages import PAGE, Arena, Slot, address_of
+from flexinfer.sizes import ALIGNMENT
 
 
 @pytest.fixture

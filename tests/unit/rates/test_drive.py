@@ -18,7 +18,8 @@ from flexinfer.rates.drive import (
     measure,
     remember_drive,
 )
-from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS, Reader, Transfer
+from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS
+from flexinfer.reading.reader import CLOSE_SECONDS, Reader, Transfer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 MIB = 1 << 20
@@ -49,7 +50,6 @@ class FakeDrive:
 class _FakeReader:
     alignment = 4096
     bytes_read = 0
-    pieces = 0
     busy_s = 0.0
 
     def __init__(self, drive: FakeDrive, rate: float) -> None:
@@ -78,7 +78,7 @@ class _FakeReader:
     def cancel(self, timeout: float | None = None) -> bool:
         return True
 
-    def close(self) -> None:
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
         self.drive.closed += 1
 
 

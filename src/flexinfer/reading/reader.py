@@ -1,0 +1,99 @@
+"""What a source of bytes offers: transfers into memory, small reads, and an end to them."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from flexinfer.errors import ReadError
+
+# A thread in a read that hangs ends, and closes the files, when the drive answers.
+CLOSE_SECONDS = 5.0
+
+
+class Transfer:
+    """Bytes on their way into memory; the reader that made it calls `finish` once.
+
+    `done` means that nothing writes to the memory any more, also when `error` is set; `begun` that
+    the drive was asked for some of it.
+    """
+
+    __slots__ = ("_latch", "begun", "done", "error")
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.done = False
+        self.error: ReadError | None = None
+        self._latch = threading.Lock()
+        self._latch.acquire()
+
+    def __repr__(self) -> str:
+        state = repr(self.error) if self.error else "done" if self.done else "under way"
+        return f"<{type(self).__name__} {state}>"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it is done, after at most `timeout` seconds (None: however long it takes)."""
+        if self.done:
+            return True
+        if self._latch.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
+            self._latch.release()
+        return self.done
+
+    def abandon(self) -> None:
+        """Nobody wants it any more: it ends with an error, what was not begun is not read."""
+        if not self.done:
+            self.error = self.error or ReadError("nobody wants what is read")
+
+    def finish(self, error: ReadError | None = None) -> None:
+        """It is over; an error that was set before stays."""
+        self.error = self.error or error
+        self.done = True
+        self._latch.release()
+
+
+class Reader(Protocol):
+    """What storage needs of a source of bytes. Files are known by their index."""
+
+    alignment: int
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that arrived."""
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which at least one transfer was under way."""
+
+    def span(self, file: int, offset: int, length: int) -> tuple[int, int]:
+        """The smallest aligned range, as (start, stop), that holds the bytes."""
+
+    def start(
+        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+    ) -> Transfer:
+        """Begin to fill `view` from byte `start`; `urgent` ones may overtake those that wait.
+
+        Only the first `need` bytes must exist. `start` and the length of `view` are multiples of
+        `alignment`, and so is the address of `view`.
+        """
+
+    def read_into(self, file: int, offset: int, view: memoryview) -> None:
+        """Read a few bytes at any offset into any memory, now. Raises ReadError."""
+
+    def check(self) -> None:
+        """Raise ReadError when a file is no longer what it was when it was opened."""
+
+    def cancel(self, timeout: float | None = None) -> bool:
+        """Drop what is queued and wait for what runs; False when that takes too long.
+
+        All transfers that were not complete end with a ReadError.
+        """
+
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Cancel, and give threads and files back; waits at most `timeout` seconds."""
+
+
+def check_range(reader: Reader, start: int, view: memoryview, need: int) -> None:
+    """Raise ValueError for what `Reader.start` does not take."""
+    step, nbytes = reader.alignment, len(view)
+    if start % step or nbytes % step or not 0 < need <= nbytes:
+        raise ValueError(f"{need} of {nbytes} bytes at {start} are no aligned range")
