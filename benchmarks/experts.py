@@ -213,13 +213,13 @@ def _recorded(model: str) -> Trace:
     catalogue = read_catalogue(model)
     recorder = TraceRecorder()
     with Llama(model, weight_memory=int(catalogue.nbytes * 0.85), n_ctx=512, verbose=False) as llm:
-        store = llm.experts
-        if store is None:
+        known = llm.experts
+        if known is None:
             raise click.ClickException(f"{model} has no experts to stream")
-        store.recorder, store.guessing = recorder, _Always(2)
+        known.recorder, known.guessing = recorder, _Always(2)
         for seed in range(3):
             llm("ROMEO:", max_tokens=400, temperature=0.8, seed=seed)
-        counters = store.counters
+        counters = known.counters
         if counters.guessed:
             share = counters.guessed_right / counters.guessed
             click.echo(f"{counters.guessed} experts guessed, two a layer: {share:.0%} right")

@@ -45,9 +45,9 @@ def main(
 
 
 def _ours(llm: Any, tokens: int) -> dict[str, Any]:
-    store = llm._engine.residency.experts
+    known = llm.experts
     before = llm.stats
-    counted = replace(store.counters) if store else None
+    counted = replace(known.counters) if known else None
     seconds = statistics.median(_decode(llm, tokens))
     done = llm.stats - before
     figures = {
@@ -60,40 +60,43 @@ def _ours(llm: Any, tokens: int) -> dict[str, Any]:
         "expert_share": _expert_share(llm.plan),
     }
     if counted:
-        now = store.counters
+        now = known.counters
         wanted, hits = now.wanted - counted.wanted, now.hits - counted.hits
         guessed = now.guessed - counted.guessed
         figures |= {
             "hit_rate": hits / wanted,
-            "missed_bytes": (wanted - hits) / tokens * _expert_bytes(store),
+            "missed_bytes": (wanted - hits) / tokens * _expert_bytes(llm.plan),
             "guesses": guessed / tokens,
             "right": (now.guessed_right - counted.guessed_right) / guessed if guessed else 0.0,
-            "policy": store.policy,
-            "drive": _drive(store),
+            "policy": known.policy,
+            "drive": _drive(llm._engine.storage._experts),
         }
     return figures
 
 
 def _spoil(llm: Any, guesses: str) -> None:
     """Let guessing rest, or go wrong as often as it would with another model."""
-    store = llm.experts
     if guesses == "off":
-        store.guessing = Guessing(0)
+        llm.experts.guessing = Guessing(0)
         return
-    rng, share, guess = random.Random(3), float(guesses), store.guess
+    storage = llm._engine.storage
+    rng, share, guess = random.Random(3), float(guesses), storage.guess_experts
     count = max(weight.experts for weight in llm.plan.weights)
 
     def spoiled(group: int, experts: list[int], most: int, cost_s: float) -> None:
         mixed = [e if rng.random() < share else rng.randrange(count) for e in experts]
         guess(group, list(dict.fromkeys(mixed)), most, cost_s)
 
-    store.guess = spoiled
+    storage.guess_experts = spoiled
 
 
-def _expert_bytes(store: Any) -> float:
+def _expert_bytes(plan: Any) -> float:
     """Of one expert of a layer, on average."""
-    sizes = [sum(matrix.nbytes for matrix in group.matrices) for group in store._groups]
-    return float(statistics.mean(sizes))
+    sizes: dict[int, int] = {}
+    for weight in plan.weights:
+        if weight.group is not None:
+            sizes[weight.group] = sizes.get(weight.group, 0) + weight.nbytes // weight.experts
+    return float(statistics.mean(sizes.values()))
 
 
 def _expert_share(plan: Any) -> float:

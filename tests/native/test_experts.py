@@ -15,10 +15,11 @@ from flexinfer.bench.traces import TraceRecorder
 from flexinfer.errors import ReadError
 from flexinfer.planning.expert_slots import smallest_room
 from flexinfer.reading.memory_reader import MemoryReader
-from flexinfer.storage.experts.slots import Batch
+from flexinfer.reading.waiting import Counters, Waiting
+from flexinfer.seam import Batch
+from flexinfer.storage.experts.experts import Experts
+from flexinfer.storage.experts.reads import Matrix, MatrixReads
 from flexinfer.storage.experts.store import ExpertStore
-from flexinfer.storage.experts.window import Matrix, MatrixReads
-from flexinfer.storage.stream import Counters
 
 EXPERTS = 6
 UP = Matrix("up", 0, 100, 1000)
@@ -39,8 +40,9 @@ class Harness:
     ) -> None:
         reader = FaultyReader([BLOB], faults or {}) if faults else MemoryReader([BLOB])  # type: ignore[arg-type]
         self.io = Counters()
-        reads = MatrixReads(reader, self.io, check=lambda: None)
-        self.store = ExpertStore([((UP, DOWN), EXPERTS)], [slots], window, reads)
+        reads = MatrixReads(reader, self.io, Waiting())
+        self.experts = Experts()
+        self.store = ExpertStore([((UP, DOWN), EXPERTS)], [slots], window, reads, self.experts)
 
     def step(self, experts: list[int], members: tuple[int, ...], tokens: int = 1) -> list[int]:
         """One step; checks the bytes of all that arrives and returns the order of arrival."""
@@ -73,17 +75,17 @@ def test_experts_stay_in_slots() -> None:
     read = with_slots.io.read_bytes
     assert with_slots.token(0, 1) == [0, 1]
     assert with_slots.io.read_bytes == read
-    counters = with_slots.store.counters
+    counters = with_slots.experts.counters
     assert (counters.wanted, counters.hits) == (4, 2)
     assert with_slots.store.window.passed == 0
-    assert with_slots.store.resident == ((0, 1),)
+    assert with_slots.experts.resident == ((0, 1),)
 
 
 def test_the_least_wanted_goes() -> None:
     harness = Harness(slots=3)
     for token in ((0, 1), (0, 2), (0, 2), (0, 4)):
         harness.token(*token)
-    assert harness.store.resident == ((0, 2, 4),)
+    assert harness.experts.resident == ((0, 2, 4),)
 
 
 @pytest.mark.parametrize("slots", [0, 1, 5])
@@ -93,7 +95,7 @@ def test_a_batch_larger_than_the_slots_passes_through(slots: int) -> None:
     for _ in range(3):
         assert sorted(harness.step(everything, (0,), tokens=9)) == everything
         assert sorted(harness.step(everything, (1,), tokens=9)) == everything
-    assert len(harness.store.resident[0]) == slots
+    assert len(harness.experts.resident[0]) == slots
     assert harness.store.window.passed == 3 * 2 * (EXPERTS - slots)
 
 
@@ -121,7 +123,7 @@ def test_a_failed_read_is_raised_and_forgotten(slots: int) -> None:
     with pytest.raises(ReadError, match="the drive failed"):
         harness.token(0, 1, 2)
     harness.store.stop()
-    assert 1 not in harness.store.resident[0]
+    assert 1 not in harness.experts.resident[0]
     harness.token(0, 1, 2)
 
 
@@ -130,12 +132,12 @@ def test_experts_stay_when_the_number_of_slots_changes() -> None:
     harness.token(0, 1)
     harness.store.resize([4], SPAN)
     harness.token(2, 3)
-    assert list(harness.store.resident) == [(0, 1, 2, 3)]
+    assert list(harness.experts.resident) == [(0, 1, 2, 3)]
     harness.store.resize([1], 2 * SPAN)
-    assert list(harness.store.resident) == [(0,)]
+    assert list(harness.experts.resident) == [(0,)]
     assert sorted(harness.token(0, 5)) == [0, 5]
     harness.store.resize([0], SPAN)
-    assert list(harness.store.resident) == [()]
+    assert list(harness.experts.resident) == [()]
     harness.token(0, 5)
 
 
@@ -224,9 +226,8 @@ def test_the_routing_of_a_model_is_recorded(tiny_model: TinyModel) -> None:
     path = tiny_model("tiny-moe")
     recorder = TraceRecorder()
     with Llama(str(path), weight_memory=least_memory(path), n_ctx=64, verbose=False) as llm:
-        store = llm._running().residency.experts
-        assert store is not None
-        store.recorder = recorder
+        assert llm.experts is not None
+        llm.experts.recorder = recorder
         llm.eval([5, 6, 7])
         llm.eval([8])
     trace = recorder.trace("tiny-moe", 16)

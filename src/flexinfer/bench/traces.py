@@ -68,7 +68,7 @@ class Trace:
 
 
 class TraceRecorder:
-    """Collects the routing of a running model; give it to `ExpertStore.recorder`."""
+    """Collects the routing of a running model; give it to `Llama.experts.recorder`."""
 
     def __init__(self) -> None:
         self._layers: dict[int, list[tuple[int, ...]]] = {}

@@ -18,6 +18,8 @@ class LockedSet:
     def __init__(self, capacity: int, *, pinned: bool = False) -> None:
         self._arena = Arena(capacity, pinned=pinned) if capacity else None
         self._slots: dict[Part, Slot] = {}
+        # Where in its place a part begins: reads are aligned, parts are not.
+        self._leads: dict[Part, int] = {}
 
     def __repr__(self) -> str:
         return f"<LockedSet {len(self._slots)} parts, {self.nbytes} bytes>"
@@ -52,8 +54,10 @@ class LockedSet:
             if part not in self._slots:
                 self._slots[part] = arena.allocate(span)
 
-    def place(self, part: Part, span: int) -> tuple[int, memoryview]:
-        """A place of `span` bytes for `part`: its address and its memory.
+    def place(self, part: Part, start: int, stop: int) -> tuple[int, memoryview]:
+        """A place for the bytes `start` to `stop` of the file, which hold `part`.
+
+        Returns where its first byte will be, and the memory to read to.
 
         Raises:
             MemoryError: the arena has no such hole; the plan counted wrongly.
@@ -62,12 +66,20 @@ class LockedSet:
             raise MemoryError(f"no room was planned to lock {part.name}")
         slot = self._slots.get(part)
         if slot is None:
-            slot = self._slots[part] = self._arena.allocate(span)
-        return self._arena.address + slot.offset, self._arena.view(slot.offset, span)
+            slot = self._slots[part] = self._arena.allocate(stop - start)
+        lead = self._leads[part] = part.offset - start
+        address = self._arena.address + slot.offset + lead
+        return address, self._arena.view(slot.offset, stop - start)
+
+    def arrived(self, part: Part) -> None:
+        """What `place` gave memory for is there: from now on it has an address."""
+        assert self._arena is not None
+        part.address = self._arena.address + self._slots[part].offset + self._leads[part]
 
     def forget(self, part: Part) -> int:
         """Give the place of `part` back; returns the bytes the system got."""
         slot = self._slots.pop(part, None)
+        self._leads.pop(part, None)
         part.address = 0
         if slot is None or self._arena is None:
             return 0
@@ -78,5 +90,6 @@ class LockedSet:
         for part in self._slots:
             part.address = 0
         self._slots.clear()
+        self._leads.clear()
         if self._arena is not None:
             self._arena.close()

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Callable
 from queue import SimpleQueue
 
 from flexinfer.errors import ReadError
 from flexinfer.memory.pages import RESERVE_NOTHING, address_of
-from flexinfer.reading import waiting
-from flexinfer.reading.file_reader import Reader, Transfer
+from flexinfer.reading.reader import Reader, Transfer
+from flexinfer.reading.waiting import Waiting
 from flexinfer.seam import Part, RowTable
 
 _Job = tuple[list[int], Transfer]
@@ -24,8 +23,13 @@ class RowStore:
     """Backs the rows of one table, read through `reader`.
 
     A thread of its own reads: rows must not queue behind the weights that are read ahead, and the
-    pass that waits for them must be able to give up. `check` is called while waiting and raises
-    to stop the wait.
+    pass that waits for them must be able to give up.
+
+    Args:
+        part: the whole table as the file has it.
+        row_bytes: bytes of one row.
+        reader: of the model's files.
+        waiting: for the drive.
     """
 
     def __init__(
@@ -33,12 +37,12 @@ class RowStore:
         part: Part,
         row_bytes: int,
         reader: Reader,
-        check: Callable[[], None] = lambda: None,
+        waiting: Waiting,
     ) -> None:
         self._map = mmap.mmap(-1, part.nbytes, flags=RESERVE_NOTHING)
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self._reader = reader
-        self._check = check
+        self._waiting = waiting
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self.table = RowTable(part, address_of(self._map), row_bytes)
@@ -56,7 +60,7 @@ class RowStore:
         transfer = Transfer()
         self._jobs.put((rows, transfer))
         part = self.table.part
-        waiting.wait_for(transfer, f"rows of {part.name} (file {part.file})", self._check)
+        self._waiting.wait_for(transfer, f"rows of {part.name} (file {part.file})")
         return len(rows) * self.table.row_bytes
 
     def drop(self) -> None:
@@ -67,7 +71,7 @@ class RowStore:
         self.drop()
         if self._thread is not None:
             self._jobs.put(None)
-            self._thread.join(waiting.CANCEL_SECONDS)
+            self._thread.join(self._waiting.cancel_s)
         try:
             self._map.close()
         except BufferError:

@@ -9,32 +9,20 @@ keeps what fits and drops the rest.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from flexinfer.errors import ReadError
 from flexinfer.memory.pages import Arena
-from flexinfer.reading import waiting
-from flexinfer.reading.file_reader import Reader, Transfer
+from flexinfer.reading.reader import Reader, Transfer
+from flexinfer.reading.waiting import Counters, Waiting
 from flexinfer.seam import Part
 from flexinfer.storage.locked import LockedSet
 from flexinfer.storage.ring import Ring
 
 # Reads into locked memory do not wait for room; this many bytes of them may be under way.
 _LOCKED_AHEAD = 64 << 20
-
-
-@dataclass
-class Counters:
-    """What a stream did, in bytes and seconds since it was made."""
-
-    read_bytes: int = 0
-    wait_s: float = 0.0
-
-    def add(self, other: Counters) -> None:
-        self.read_bytes += other.read_bytes
-        self.wait_s += other.wait_s
 
 
 @dataclass
@@ -58,7 +46,10 @@ class Stream:
         locked: places of the parts that stay.
         window: bytes of the ring (0: nothing is streamed).
         lookahead: False reads a part only when it is acquired.
-        check: called while waiting; raises to stop the wait.
+        waiting: for the drive.
+
+    Attributes:
+        counters: what it did since it was made.
     """
 
     def __init__(
@@ -68,7 +59,7 @@ class Stream:
         window: int,
         *,
         lookahead: bool,
-        check: Callable[[], None],
+        waiting: Waiting,
     ) -> None:
         self.counters = Counters()
         self._reader = reader
@@ -76,7 +67,7 @@ class Stream:
         self._arena = Arena(window) if window else None
         self._ring = Ring(window)
         self._lookahead = lookahead
-        self._check = check
+        self._waiting = waiting
         self._sequence: Sequence[Part] = ()
         self._entries: deque[_Entry] = deque()
         self._first = 0
@@ -174,10 +165,10 @@ class Stream:
         if self._locked_ahead > _LOCKED_AHEAD and self._entries:
             return False
         start, stop = self._reader.span(part.file, part.offset, part.nbytes)
-        address, view = self._locked.place(part, stop - start)
+        address, view = self._locked.place(part, start, stop)
         transfer = self._reader.start(part.file, start, view, part.offset + part.nbytes - start)
         self._locked_ahead += part.nbytes
-        self._entries.append(_Entry(part, address + part.offset - start, transfer, "locked"))
+        self._entries.append(_Entry(part, address, transfer, "locked"))
         return True
 
     def _start_streamed(self, part: Part) -> bool:
@@ -198,18 +189,18 @@ class Stream:
         transfer, part = entry.transfer, entry.part
         assert transfer is not None
         what = f"{part.name} (file {part.file}, offset {part.offset}, {part.nbytes} bytes)"
-        self.counters.wait_s += waiting.wait_for(transfer, what, self._check)
-        if entry.part.locked and not entry.part.address:
-            entry.part.address = entry.address
-            self._locked_ahead -= entry.part.nbytes
-            self.counters.read_bytes += entry.part.nbytes
+        self.counters.wait_s += self._waiting.wait_for(transfer, what)
+        if part.locked and not part.address:
+            self._locked.arrived(part)
+            self._locked_ahead -= part.nbytes
+            self.counters.read_bytes += part.nbytes
         entry.transfer = None
 
     def _drop_after(self, keep: int) -> None:
         """Drop all entries but the first `keep`, newest first."""
         dropped = [self._entries.pop() for _ in range(len(self._entries) - keep)]
         if any(_under_way(entry) for entry in dropped):
-            self._reader.cancel(waiting.CANCEL_SECONDS)
+            self._reader.cancel(self._waiting.cancel_s)
         for entry in dropped:
             if entry.place == "ring":
                 self._ring.unpush()

@@ -13,7 +13,8 @@ def part(name: str, nbytes: int) -> Part:
 
 
 def arrive(locked: LockedSet, one: Part) -> None:
-    one.address, _ = locked.place(one, one.nbytes)
+    locked.place(one, 0, one.nbytes)
+    locked.arrived(one)
 
 
 def test_a_part_keeps_its_place() -> None:
@@ -25,7 +26,7 @@ def test_a_part_keeps_its_place() -> None:
     address = a.address
     locked.arrange([(a, PAGE), (b, PAGE)])
     assert a.address == address
-    assert locked.place(a, PAGE)[0] == address
+    assert locked.place(a, 0, PAGE)[0] == address
     assert locked.nbytes == PAGE
     locked.close()
     assert a.address == 0
@@ -44,7 +45,7 @@ def test_parts_move_when_the_holes_are_too_small() -> None:
     large = part("large", 2 * PAGE)
     locked.arrange([(large, 2 * PAGE), (b, PAGE), (d, PAGE)])
     assert (b.address, d.address) == (0, 0)  # to be read again
-    places = {one.name: locked.place(one, one.nbytes)[0] for one in (large, b, d)}
+    places = {one.name: locked.place(one, 0, one.nbytes)[0] for one in (large, b, d)}
     assert len(set(places.values())) == 3
     locked.close()
 

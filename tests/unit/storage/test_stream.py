@@ -8,6 +8,7 @@ import pytest
 
 from flexinfer.errors import ReadError
 from flexinfer.reading.memory_reader import MemoryReader
+from flexinfer.reading.waiting import Waiting
 from flexinfer.seam import Part
 from flexinfer.storage.locked import LockedSet
 from flexinfer.storage.stream import Stream
@@ -23,7 +24,7 @@ class Bench:
         self.reader = MemoryReader([BLOB])
         self.locked = LockedSet(len(BLOB))
         self.stream = Stream(
-            self.reader, self.locked, window, lookahead=lookahead, check=lambda: None
+            self.reader, self.locked, window, lookahead=lookahead, waiting=Waiting()
         )
 
     def part(self, number: int, *, locked: bool = False) -> Part:

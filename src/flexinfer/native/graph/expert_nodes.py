@@ -16,7 +16,7 @@ import numpy as np
 
 from flexinfer.errors import EngineError
 from flexinfer.native.mirror import Tensor
-from flexinfer.storage.experts.slots import Batch, Ready
+from flexinfer.seam import Batch, Ready
 
 if TYPE_CHECKING:
     from flexinfer.native.graph.foresight import Foresight

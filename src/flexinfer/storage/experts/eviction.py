@@ -6,7 +6,7 @@ not held, so that it can be swapped for another one at any moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -14,6 +14,8 @@ from typing import Protocol
 _FORGET = 0.995
 _BETTER = 1.02
 _LARGEST = 1e200
+# Shadow caches run for one layer in so many: what is learned there holds for all.
+_SAMPLED = 8
 
 
 class Policy(Protocol):
@@ -132,3 +134,33 @@ class Chooser:
         rival = max(self.hits, key=lambda name: self.hits[name])
         if self.hits[rival] > self.hits[self.best] * _BETTER:
             self.best = rival
+
+
+class Choosers:
+    """Choosers for some of the groups of a model, which vote.
+
+    Args:
+        slots: of each group.
+    """
+
+    def __init__(self, slots: Sequence[int]) -> None:
+        self._choosers = {
+            group: Chooser(count)
+            for group, count in enumerate(slots)
+            if group % _SAMPLED == 0 and count
+        }
+
+    def __repr__(self) -> str:
+        return f"<Choosers {self.best} of {len(self._choosers)}>"
+
+    @property
+    def best(self) -> str:
+        """Name of the policy that does best at the moment."""
+        votes = [chooser.best for chooser in self._choosers.values()]
+        return max(votes, key=votes.count) if votes else next(iter(POLICIES))
+
+    def access(self, group: int, experts: Iterable[int]) -> None:
+        """One token's experts of a group."""
+        chooser = self._choosers.get(group)
+        if chooser is not None:
+            chooser.access(experts)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from flexinfer.reading.file_reader import Transfer
+from flexinfer.reading.reader import Transfer
+from flexinfer.seam import Ready
 from flexinfer.storage.experts.guesses import Guess
-from flexinfer.storage.experts.slots import Ready, SlotTable
-from flexinfer.storage.experts.window import Matrix, MatrixReads
+from flexinfer.storage.experts.reads import Matrix, MatrixReads
+from flexinfer.storage.experts.slots import SlotTable
 
 
 @dataclass

@@ -5,33 +5,9 @@ Policy only: it counts integers. One slot holds all matrices of one expert.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
 
 from flexinfer.storage.experts.eviction import POLICIES, Policy
-
-# Experts with the addresses of the matrices that were asked for.
-Ready = list[tuple[int, tuple[int, ...]]]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step wants: `uses` says how many rows go to each expert.
-
-    Attributes:
-        members: the matrices of the group that it needs now.
-        then: the ones that a later step of the same routing needs.
-        first: it is the first step of this routing, so it counts.
-        ids: for each token its experts.
-    """
-
-    group: int
-    members: tuple[int, ...]
-    then: tuple[int, ...]
-    first: bool
-    tokens: int
-    uses: Mapping[int, int]
-    ids: Sequence[Sequence[int]] = ()
 
 
 class SlotTable:

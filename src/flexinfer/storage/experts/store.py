@@ -7,44 +7,15 @@ one (a prompt) uses what is in the slots, fills free ones, and sends the rest th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
 
 from flexinfer.memory.pages import PAGE, Arena, Slot, round_up
-from flexinfer.storage.experts.eviction import Chooser
+from flexinfer.seam import Batch, Ready
+from flexinfer.storage.experts.experts import Experts
 from flexinfer.storage.experts.group import ExpertGroup
-from flexinfer.storage.experts.guesses import Guessing
-from flexinfer.storage.experts.slots import Batch, Ready, SlotTable
-from flexinfer.storage.experts.window import ExpertWindow, Matrix, MatrixReads
-
-# Shadow caches run for one layer in so many: what is learned there holds for all.
-_SAMPLED = 8
-# Experts of a layer read before it asks: no drive reads more while a layer's dense part computes.
-_MOST_GUESSES = 4
-
-# Called with a group and, for each token of a batch, its experts.
-Recorder = Callable[[int, Sequence[Sequence[int]]], None]
-
-
-@dataclass
-class ExpertCounters:
-    """Sums since the model was opened.
-
-    Attributes:
-        wanted: experts that batches wanted.
-        hits: the ones that were in slots, not counting those that were read on a guess.
-        guessed: experts read before their layer asked.
-        guessed_right: the ones it then asked for.
-    """
-
-    wanted: int = 0
-    hits: int = 0
-    guessed: int = 0
-    guessed_right: int = 0
-
-    @property
-    def hit_rate(self) -> float:
-        return self.hits / self.wanted if self.wanted else 0.0
+from flexinfer.storage.experts.reads import Matrix, MatrixReads
+from flexinfer.storage.experts.slots import SlotTable
+from flexinfer.storage.experts.window import ExpertWindow
 
 
 class ExpertStore:
@@ -55,6 +26,7 @@ class ExpertStore:
         slots: how many experts of each group stay.
         window: bytes that the others pass through.
         reads: brings matrices from the model's files.
+        experts: what is known of the model's experts.
     """
 
     def __init__(
@@ -63,9 +35,9 @@ class ExpertStore:
         slots: Sequence[int],
         window: int,
         reads: MatrixReads,
+        experts: Experts,
     ) -> None:
-        self.counters = ExpertCounters()
-        self.recorder: Recorder | None = None
+        self.experts = experts
         self.window = ExpertWindow(window, reads)
         self._reads = reads
         # Slot by slot over all groups, so that fewer slots are a shorter arena. Address space for
@@ -78,23 +50,11 @@ class ExpertStore:
             group = ExpertGroup(tuple(matrices), SlotTable(count), reads, base, stride)
             self._groups.append(group)
             base += group.slot_bytes
-        self._choosers = _choosers(slots)
-        self.guessing = Guessing(_MOST_GUESSES)
+        experts.arrange([group.table for group in self._groups])
 
     def __repr__(self) -> str:
         held = sum(len(group.table.held) for group in self._groups)
         return f"<ExpertStore {held} experts in {len(self._groups)} groups, {self.window!r}>"
-
-    @property
-    def resident(self) -> tuple[tuple[int, ...], ...]:
-        """For each group the experts in its slots."""
-        return tuple(tuple(sorted(group.table.held)) for group in self._groups)
-
-    @property
-    def policy(self) -> str:
-        """Name of the eviction policy that does best at the moment."""
-        votes = [chooser.best for chooser in self._choosers.values()]
-        return max(votes, key=votes.count) if votes else "lfu"
 
     def fetch(self, batch: Batch) -> Iterator[Ready]:
         """Yield experts with the addresses of the wanted matrices as they arrive, each once.
@@ -108,7 +68,8 @@ class ExpertStore:
         if batch.first:
             self._settle_guesses(group, batch)
             group.settle(batch.uses)
-            self._count(group, batch)
+            self.experts.note(batch, group.addresses.keys() - group.guesses)
+            group.guesses, group.guess_cost_s = [], 0.0
         kept = batch.uses.keys() | group.under_way
         if len(kept) > group.table.slots:
             return self._waves(group, batch)
@@ -124,7 +85,7 @@ class ExpertStore:
         spare = self._groups[group].table.slots - used
         if spare <= 0 or self._groups[group].under_way:
             return 0
-        return min(self.guessing.depth(), spare)
+        return min(self.experts.guessing.depth(), spare)
 
     def guess(self, group: int, experts: Sequence[int], most: int, cost_s: float) -> None:
         """Start to read the first `most` of `experts` that are not in slots.
@@ -136,14 +97,9 @@ class ExpertStore:
         # Some architectures choose an expert twice.
         ahead.guesses = [e for e in dict.fromkeys(experts) if e not in ahead.addresses][:most]
         ahead.guess_cost_s = cost_s
-        self.counters.guessed += len(ahead.guesses)
+        self.experts.counters.guessed += len(ahead.guesses)
         members = range(len(ahead.matrices))
         self._admit(ahead, set(experts), ahead.guesses, members, urgent=False)
-
-    def learn_from(self, before: ExpertStore) -> None:
-        """Take over what another store counted and learned, and who records."""
-        self.counters, self.recorder = before.counters, before.recorder
-        self.guessing = before.guessing
 
     def resize(self, slots: Sequence[int], window: int) -> None:
         """Go over to other numbers of slots and another window; memory given up goes back now."""
@@ -155,7 +111,7 @@ class ExpertStore:
         start = round_up(used, PAGE)
         if start < self._arena.nbytes:
             self._arena.trim(Slot(start, self._arena.nbytes - start))
-        self._choosers = _choosers(slots)
+        self.experts.arrange([group.table for group in self._groups])
         self.window.close()
         self.window = ExpertWindow(window, self._reads)
 
@@ -191,22 +147,10 @@ class ExpertStore:
             return
         read_s = self._reads.seconds(group.slot_bytes)
         # Each slot is as likely as any other to hold what one token wants.
-        displaced = self.counters.hit_rate * len(batch.uses) / group.table.slots
+        displaced = self.experts.counters.hit_rate * len(batch.uses) / group.table.slots
         notes = group.judge(batch.uses, read_s, displaced)
-        self.counters.guessed_right += sum(expert in batch.uses for expert in group.guesses)
-        self.guessing.note(notes, group.guess_cost_s)
-
-    def _count(self, group: ExpertGroup, batch: Batch) -> None:
-        held = group.addresses.keys() - group.guesses
-        self.counters.wanted += len(batch.uses)
-        self.counters.hits += sum(expert in held for expert in batch.uses)
-        group.guesses, group.guess_cost_s = [], 0.0
-        group.table.note(batch.uses, batch.tokens)
-        if self.recorder is not None:
-            self.recorder(batch.group, batch.ids)
-        chooser = self._choosers.get(batch.group)
-        if chooser is not None and batch.tokens == 1:
-            chooser.access(batch.uses)
+        self.experts.counters.guessed_right += sum(e in batch.uses for e in group.guesses)
+        self.experts.guessing.note(notes, group.guess_cost_s)
 
     # -- slots --------------------------------------------------------------------------------
 
@@ -225,7 +169,7 @@ class ExpertStore:
         """
         if not missing:
             return
-        policy = self.policy
+        policy = self.experts.policy
         places = {}
         for expert in missing:
             slot = group.make_room(expert, kept, policy)
@@ -264,11 +208,3 @@ class ExpertStore:
         yield from group.arrivals(held + admitted, batch.members)
         yield from self.window.arrivals(matrices, queue)
         self.window.look_ahead([group.matrices[member] for member in batch.then], passing)
-
-
-def _choosers(slots: Sequence[int]) -> dict[int, Chooser]:
-    return {
-        group: Chooser(count)
-        for group, count in enumerate(slots)
-        if group % _SAMPLED == 0 and count
-    }

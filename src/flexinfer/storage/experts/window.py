@@ -1,109 +1,20 @@
 """Experts that pass through: matrices read into a ring of bytes in the order of their use.
 
-Each matrix of a batch is read once; room for one expert is enough. `MatrixReads` is what slots and
-window share: one matrix of one expert, from the drive to a place in memory.
+Each matrix of a batch is read once; room for one expert is enough.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flexinfer.errors import ReadError
-from flexinfer.memory.pages import Arena, round_up
-from flexinfer.planning.plan import SPAN_SLACK
-from flexinfer.reading import waiting
-from flexinfer.reading.file_reader import Reader, Transfer
-from flexinfer.storage.experts.slots import Ready
+from flexinfer.memory.pages import Arena
+from flexinfer.reading.reader import Transfer
+from flexinfer.seam import Ready
+from flexinfer.storage.experts.reads import Matrix, MatrixReads
 from flexinfer.storage.ring import Ring
-from flexinfer.storage.stream import Counters
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """One weight with a matrix of `nbytes` for each expert, one after the other from `offset`."""
-
-    name: str
-    file: int
-    offset: int
-    nbytes: int
-
-    @property
-    def span(self) -> int:
-        """Bytes that an aligned read of one matrix may take."""
-        return round_up(self.nbytes + SPAN_SLACK, 4096)
-
-
-class MatrixReads:
-    """Reads matrices and waits for them.
-
-    Args:
-        reader: of the model's files.
-        counters: gets bytes read and seconds waited.
-        check: called while waiting; raises to stop the wait.
-    """
-
-    def __init__(self, reader: Reader, counters: Counters, check: Callable[[], None]) -> None:
-        self._reader = reader
-        self._counters = counters
-        self._check = check
-
-    def start(
-        self, matrix: Matrix, expert: int, arena: Arena, place: int, *, urgent: bool = True
-    ) -> tuple[Transfer, int]:
-        """Begin to read to `place` of the arena; returns also where the matrix will begin.
-
-        `urgent`: it was not known before, so that reads of weights that come later can wait.
-        """
-        offset = matrix.offset + expert * matrix.nbytes
-        start, stop = self._span(matrix, expert)
-        view = arena.view(place, stop - start)
-        need = offset + matrix.nbytes - start
-        transfer = self._reader.start(matrix.file, start, view, need, urgent=urgent)
-        self._counters.read_bytes += stop - start
-        return transfer, arena.address + place + offset - start
-
-    def abandon(self, transfer: Transfer, matrix: Matrix, expert: int) -> None:
-        """Do not read what nobody wants, unless it is being read already."""
-        if not transfer.begun:
-            transfer.abandon()
-            start, stop = self._span(matrix, expert)
-            self._counters.read_bytes -= stop - start
-
-    def seconds(self, nbytes: int) -> float:
-        """How long the drive takes for so many bytes, by what it gave so far."""
-        arrived = self._reader.bytes_read
-        return nbytes * self._reader.busy_s / arrived if arrived else 0.0
-
-    def wait(self, transfer: Transfer, matrix: Matrix) -> None:
-        """Return when the read is complete.
-
-        Raises:
-            ReadError: it failed, or the drive hangs.
-        """
-        self._counters.wait_s += waiting.wait_for(
-            transfer, f"an expert of {matrix.name}", self._check
-        )
-
-    def wait_out(self, transfer: Transfer, matrix: Matrix) -> None:
-        """Return when nothing is written any more, however the read ends.
-
-        Raises:
-            ReadError: the drive hangs.
-        """
-        try:
-            self.wait(transfer, matrix)
-        except ReadError:
-            if not transfer.done:
-                raise
-
-    def _span(self, matrix: Matrix, expert: int) -> tuple[int, int]:
-        return self._reader.span(matrix.file, matrix.offset + expert * matrix.nbytes, matrix.nbytes)
-
-    def cancel(self) -> None:
-        """End all reads; one that hangs may still be under way afterwards."""
-        self._reader.cancel(waiting.CANCEL_SECONDS)
 
 
 @dataclass
@@ -141,7 +52,7 @@ class ExpertWindow:
         """Start to read these matrices of `experts`; returns what did not fit yet."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead != (matrices, list(experts)):
-            self._finish_all()
+            self._finish_all(ahead[0])
         queue = deque(list(experts)[len(self._passing) :])
         self._fill(matrices, queue)
         return queue
@@ -208,12 +119,11 @@ class ExpertWindow:
             place += matrix.span
         self._passing.append(_Passing(expert, tuple(addresses), transfers))
 
-    def _finish_all(self) -> None:
+    def _finish_all(self, matrices: Sequence[Matrix]) -> None:
         """Wait until nothing writes to the window; nobody wants what was read."""
         for passing in self._passing:
-            for transfer in passing.transfers:
-                while not transfer.done:
-                    transfer.wait(waiting.HANG_SECONDS)
+            for transfer, matrix in zip(passing.transfers, matrices, strict=True):
+                self._reads.wait_out(transfer, matrix)
         while self._passing:
             self._pop()
 
