@@ -88,22 +88,22 @@ def _decode(llm: Any, count: int) -> list[float]:
 
 def _read(llm: Any, count: int) -> list[float]:
     """Seconds of passes over the streamed parts with nothing computed."""
-    residency = llm._engine.residency
+    storage = llm._engine.storage
     looked_up = {weight.name for weight in llm.plan.weights if weight.use.value == "rows"}
     sequence = [
         part
-        for layout in residency.layouts.values()
+        for layout in storage.layouts.values()
         for part in layout.parts
         if not part.locked and part.name not in looked_up
     ]
     times = []
     for _ in range(count):
         began = time.perf_counter()
-        residency.begin(sequence)
+        storage.begin(sequence)
         for index in range(len(sequence)):
-            residency.acquire(index)
-            residency.release(index + 1)
-        residency.end()
+            storage.acquire(index)
+            storage.release(index + 1)
+        storage.end()
         times.append(time.perf_counter() - began)
     return times
 

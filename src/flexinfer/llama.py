@@ -16,9 +16,10 @@ from flexinfer.binding.calls import Calls
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.private import wrap_computing
 from flexinfer.binding.projector import ACCOUNT, load_projector
-from flexinfer.engine.engine import Engine, PassStats
+from flexinfer.engine.engine import Engine
 from flexinfer.engine.guard import Guard
 from flexinfer.engine.opening import Opening, Options
+from flexinfer.engine.pass_stats import PassStats
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
@@ -30,7 +31,8 @@ from flexinfer.planning.planner import margin
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
 from flexinfer.sizes import parse_size
-from flexinfer.storage.experts.store import ExpertStore
+from flexinfer.storage.experts.experts import Experts
+from flexinfer.storage.residency import Residency
 
 
 class Llama(Calls):
@@ -103,7 +105,7 @@ class Llama(Calls):
     @property
     def plan(self) -> Plan:
         """What stays in memory, what streams, and why; changes with `memory`."""
-        return self._running().residency.plan
+        return self._running().storage.plan
 
     def __repr__(self) -> str:
         mode = self.plan.mode if self._engine is not None else "closed"
@@ -121,22 +123,22 @@ class Llama(Calls):
         return self._running().stats
 
     @property
-    def experts(self) -> ExpertStore | None:
+    def experts(self) -> Experts | None:
         """Slots, hits, policy and recorder of a mixture of experts.
 
         None for other models, and for one that is in memory as a whole.
         """
-        return self._running().residency.experts
+        return self._storage().experts
 
     @property
     def pinned(self) -> bool:
         """Whether the system keeps locked weights out of swap: `ulimit -l` has to allow it."""
-        return self._running().residency.pinned
+        return self._storage().pinned
 
     @property
     def read_bytes(self) -> int:
         """Bytes read from the drive so far, up to date during a pass."""
-        return self._running().residency.read_bytes
+        return self._running().storage.traffic.read_bytes
 
     @property
     def memory(self) -> int | None:
@@ -188,8 +190,7 @@ class Llama(Calls):
         if follower is not None:
             follower.close()
         if self._engine is not None:
-            self._engine.closing = True
-            self._engine.interrupted.set()
+            self._engine.interrupt.close()
             # At the interpreter's end there is no way to write any more.
             if not sys.is_finalizing():
                 remember(self.catalogue, self._threads, self._drive, self._engine.observed)
@@ -223,7 +224,7 @@ class Llama(Calls):
         if opening.engine is None or opening.plan is None:
             raise EngineError(f"{self.model_path} has no weights to run")
         self._engine = opening.engine
-        guard = Guard(opening.engine, opening.owner)
+        guard = Guard(opening.engine.interrupt, opening.owner)
         self._batches = batches = Batches(
             self.catalogue.name,
             self.model,
@@ -238,10 +239,15 @@ class Llama(Calls):
         )
 
     def _check_open(self) -> None:
-        if self._running().closing:
+        if self._running().interrupt.closing:
             raise EngineError("the model is closed; open it again")
 
     def _running(self) -> Engine:
         if self._engine is None:
             raise EngineError("the model is closed; open it again")
         return self._engine
+
+    def _storage(self) -> Residency:
+        if self._opening is None or self._opening.storage is None:
+            raise EngineError("the model is closed; open it again")
+        return self._opening.storage

@@ -16,7 +16,6 @@ from support.tiny_model import TinyModel
 
 from flexinfer import Llama
 from flexinfer.errors import ReadError
-from flexinfer.reading import waiting
 
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("no_leaks")]
 
@@ -162,9 +161,7 @@ def test_a_slow_drive_only_takes_longer(llm: Llama, drive: Drive) -> None:
     assert _answer(llm) == expected
 
 
-def test_a_read_that_hangs_ends_the_request(
-    llm: Llama, drive: Drive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_that_hangs_ends_the_request(llm: Llama, drive: Drive) -> None:
     """The memory that a hanging read may still write to is not used again."""
     expected = _answer(llm)
     answered = threading.Event()
@@ -178,22 +175,20 @@ def test_a_read_that_hangs_ends_the_request(
         buffers[0][:] = b"\xff" * len(buffers[0])
         return len(buffers[0])
 
-    monkeypatch.setattr(waiting, "HANG_SECONDS", 0.2)
-    monkeypatch.setattr(waiting, "CANCEL_SECONDS", 0.1)
+    waiting = llm._storage().waiting
+    patient, waiting.hang_s, waiting.cancel_s = waiting.hang_s, 0.2, 0.1
     drive.fail(hang, 3)
     with pytest.raises(ReadError) as error:
         _answer(llm)
     _one_sentence(error, "did not answer", "file 0", "check the drive")
     assert hanging
-    monkeypatch.setattr(waiting, "HANG_SECONDS", 60.0)
+    waiting.hang_s = patient
     assert _answer(llm) == expected
     answered.set()
     assert _answer(llm) == expected
 
 
-def test_closing_while_a_read_hangs(
-    model: Path, drive: Drive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_while_a_read_hangs(model: Path, drive: Drive) -> None:
     llm = _open(model)
     answered = threading.Event()
 
@@ -201,9 +196,8 @@ def test_closing_while_a_read_hangs(
         answered.wait(30)
         return drive.preadv(fd, buffers, offset)
 
-    monkeypatch.setattr(waiting, "HANG_SECONDS", 0.2)
-    monkeypatch.setattr(waiting, "CANCEL_SECONDS", 0.1)
-    monkeypatch.setattr("flexinfer.reading.file_reader._CLOSE_SECONDS", 0.1)
+    waiting = llm._storage().waiting
+    waiting.hang_s, waiting.cancel_s, waiting.close_s = 0.2, 0.1, 0.1
     drive.fail(hang, 2)
     with pytest.raises(ReadError):
         _answer(llm)

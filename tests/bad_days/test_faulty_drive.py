@@ -12,7 +12,6 @@ from support.tiny_model import TinyModel
 
 from flexinfer import Llama
 from flexinfer.errors import ReadError
-from flexinfer.reading import waiting
 
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("no_leaks")]
 
@@ -59,15 +58,13 @@ def test_reads_that_fail_end_the_request_and_the_next_one_is_exact(
         assert answer(llm) == expected
 
 
-def test_a_drive_that_hangs_ends_the_request(
-    llm: Llama, drive: FaultyDrive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drive_that_hangs_ends_the_request(llm: Llama, drive: FaultyDrive) -> None:
     expected = answer(llm)
-    with monkeypatch.context() as patch:
-        patch.setattr(waiting, "HANG_SECONDS", 0.3)
-        patch.setattr(waiting, "CANCEL_SECONDS", 0.1)
-        drive.set("hang")
-        with pytest.raises(ReadError, match="did not answer"):
-            answer(llm)
+    waiting = llm._storage().waiting
+    patient, waiting.hang_s, waiting.cancel_s = waiting.hang_s, 0.3, 0.1
+    drive.set("hang")
+    with pytest.raises(ReadError, match="did not answer"):
+        answer(llm)
+    waiting.hang_s = patient
     drive.set("none")
     assert answer(llm) == expected

@@ -113,7 +113,7 @@ def test_streamed_weights_point_nowhere_between_passes(tiny_model: TinyModel) ->
     with Llama(str(path), weight_memory=least_memory(path), n_ctx=64, verbose=False) as llm:
         llm.eval([5, 6, 7])
         llm.eval([8])
-        layouts = llm._running().residency.layouts
+        layouts = llm._running().storage.layouts
         streamed = {a: x for a, x in layouts.items() if not any(p.locked for p in x.parts)}
         assert streamed
         for address, layout in streamed.items():

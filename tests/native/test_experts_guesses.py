@@ -23,13 +23,14 @@ from test_experts import memory
 import flexinfer
 from flexinfer import Llama
 from flexinfer.errors import ReadError
-from flexinfer.reading.file_reader import Transfer
 from flexinfer.reading.memory_reader import MemoryReader
+from flexinfer.reading.reader import Transfer
+from flexinfer.reading.waiting import Counters, Waiting
+from flexinfer.seam import Batch
+from flexinfer.storage.experts.experts import Experts
 from flexinfer.storage.experts.guesses import Guess, Guessing
-from flexinfer.storage.experts.slots import Batch
+from flexinfer.storage.experts.reads import Matrix, MatrixReads
 from flexinfer.storage.experts.store import ExpertStore
-from flexinfer.storage.experts.window import Matrix, MatrixReads
-from flexinfer.storage.stream import Counters
 
 # -- when it pays ------------------------------------------------------------------------------
 
@@ -150,12 +151,13 @@ class Harness:
     def __init__(self, slots: int = SLOTS) -> None:
         self.reader = PatientReader()
         self.io = Counters()
-        reads = MatrixReads(self.reader, self.io, check=lambda: None)
-        self.store = ExpertStore([([MATRIX], EXPERTS)], [slots], MATRIX.span, reads)
+        self.experts = Experts()
+        reads = MatrixReads(self.reader, self.io, Waiting())
+        self.store = ExpertStore([([MATRIX], EXPERTS)], [slots], MATRIX.span, reads, self.experts)
 
     @property
     def resident(self) -> set[int]:
-        return set(self.store.resident[0])
+        return set(self.experts.resident[0])
 
     def token(self, *experts: int) -> None:
         batch = Batch(0, (0,), (), True, 1, dict.fromkeys(experts, 1))
@@ -179,7 +181,7 @@ def test_a_right_guess_is_there_and_counts_as_no_hit() -> None:
     read = harness.io.read_bytes
     harness.token(1, 5)
     assert harness.io.read_bytes == read
-    counters = harness.store.counters
+    counters = harness.experts.counters
     assert (counters.wanted, counters.hits) == (4, 1)
     assert (counters.guessed, counters.guessed_right) == (1, 1)
 
@@ -265,7 +267,7 @@ def test_a_guess_under_way_when_all_stops() -> None:
     harness.store.stop()
     assert harness.resident == set()
     harness.token(8, 0)
-    assert harness.store.counters.guessed_right == 0
+    assert harness.experts.counters.guessed_right == 0
 
 
 def test_no_slots_are_left_when_all_stops_with_a_guess_under_way() -> None:
@@ -303,7 +305,7 @@ def test_more_experts_than_slots_beside_guesses_under_way() -> None:
 def test_an_expert_that_is_named_twice_takes_one_slot() -> None:
     harness = Harness()
     harness.guess(8, 8, 9)
-    assert harness.store.counters.guessed == 2
+    assert harness.experts.counters.guessed == 2
     harness.reader.deliver()
     for first in range(0, 8, 2):
         harness.token(first, first + 1)
@@ -311,11 +313,15 @@ def test_an_expert_that_is_named_twice_takes_one_slot() -> None:
 
 
 def test_what_was_learned_outlives_a_release() -> None:
-    harness, other = Harness(), Harness()
+    harness = Harness()
     harness.token(0, 1)
-    other.store.learn_from(harness.store)
-    assert other.store.counters.wanted == 2
-    assert other.store.guessing is harness.store.guessing
+    guessing = harness.experts.guessing
+    reads = MatrixReads(harness.reader, harness.io, Waiting())
+    harness.store = ExpertStore([([MATRIX], EXPERTS)], [SLOTS], MATRIX.span, reads, harness.experts)
+    assert harness.resident == set()
+    harness.token(0, 1)
+    assert harness.experts.counters.wanted == 4
+    assert harness.experts.guessing is guessing
 
 
 # -- against the graph -------------------------------------------------------------------------
@@ -340,32 +346,33 @@ import json, sys
 from flexinfer import Llama
 from flexinfer.native.mirror import CGraph
 from flexinfer.engine.engine import Engine
+from flexinfer.engine.one_pass import OnePass
 from flexinfer.native.graph.foresight import Foresight, _experts_read, _Search
 from flexinfer.native.graph.program import node_addresses
 
-experts, found = Engine._experts, {}
+experts, found = OnePass._compute_experts, {}
 
-def compared(self, backend, program, routed):
+def compared(self, routed):
     if routed.first and routed.tokens == 1:
-        search = _Search(routed.ids, self.residency.layouts)
+        search = _Search(routed.ids, self._source.layouts)
         nodes = node_addresses(CGraph.from_address(current[0]))
         order = {address: at for at, address in enumerate(nodes)}
         equal = None
         if search.complete and _experts_read(routed, search.source):
             own = Foresight(routed.group, search, search.source, order)
             own.aim()
-            backend.compute(program.segment_of(own.array, own.count))
+            self._call(self._program.segment_of(own.array, own.count))
             equal = own.experts() == routed.read_ids()[0]
         found[name].append((equal, routed.foresight is not None))
-    return experts(self, backend, program, routed)
+    return experts(self, routed)
 
-steps, current = Engine._steps, [0]
+compute, current = Engine.compute, [0]
 
-def noted(self, backend, program, graph_address):
+def noted(self, backend, graph_address):
     current[0] = graph_address
-    return steps(self, backend, program, graph_address)
+    return compute(self, backend, graph_address)
 
-Engine._experts, Engine._steps = compared, noted
+OnePass._compute_experts, Engine.compute = compared, noted
 for path in sys.argv[1:]:
     name = path
     found[name] = []

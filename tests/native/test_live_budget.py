@@ -82,12 +82,12 @@ def test_any_sequence_of_budgets_gives_the_same_bits(
 
 def test_another_window_gives_the_same_bits(llm: Llama, expected: bytes) -> None:
     _apply(llm, 0.3)
-    residency = llm._running().residency
+    storage = llm._storage()
     for share in (2, 3, 1):
         if llm.plan.expert_window or not llm.plan.window:
             pytest.skip("nothing of this model passes through a window of its own")
         window = max(llm.plan.window * share // 2, smallest_window(llm.plan.weights, llm.plan.room))
-        residency.apply(planner.rewindow(llm.plan, window))
+        storage.apply(planner.rewindow(llm.plan, window))
         assert llm.plan.window == window
         assert answer(llm) == expected
 
@@ -97,13 +97,13 @@ def test_release_gives_the_memory_back_and_the_next_request_resumes(
 ) -> None:
     _apply(llm, 1.0)
     answer(llm)
-    residency = llm._running().residency
-    if not residency.locked_bytes:
+    storage = llm._storage()
+    if not storage.locked_bytes:
         pytest.skip("nothing of this model is locked as a whole")
     llm.release()
-    assert residency.locked_bytes == 0
+    assert storage.locked_bytes == 0
     assert answer(llm) == expected
-    assert residency.locked_bytes > 0
+    assert storage.locked_bytes > 0
 
 
 def test_a_budget_that_is_too_small_changes_nothing(llm: Llama, expected: bytes) -> None:
@@ -184,7 +184,7 @@ def test_two_models_that_grow_at_once_never_wait_for_each_other(
             thread.join(60)
         assert ended == [True, True]
         for engine in engines:
-            assert engine.charged == engine.residency.plan.held_bytes
+            assert engine.charged == engine.storage.plan.held_bytes
         assert ledger.used <= ledger.limit
         ledger.limit = None
 

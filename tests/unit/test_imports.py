@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -124,17 +123,6 @@ def folder(module: str) -> str:
     )
 
 
-# Still to be undone; each entry fails as soon as it holds.
-PENDING = {
-    *("engine.engine", "native.graph.expert_nodes", "storage.residency"),
-}
-
-
-def pending(name: str) -> Any:
-    marks = pytest.mark.xfail(reason="still to be undone", strict=True) if name in PENDING else ()
-    return pytest.param(name, marks=marks)
-
-
 @pytest.mark.xfail(reason="foretell is still to come", strict=True)
 def test_each_folder_has_a_row_in_the_table() -> None:
     assert {folder(module) for module in imports()} <= set(MAY_IMPORT)
@@ -143,14 +131,14 @@ def test_each_folder_has_a_row_in_the_table() -> None:
     }
 
 
-@pytest.mark.parametrize("module", map(pending, sorted(imports())))
+@pytest.mark.parametrize("module", sorted(imports()))
 def test_modules_know_only_whom_they_may(module: str) -> None:
     allowed = MAY_IMPORT[module if module in MAY_IMPORT else folder(module)]
     allowed = allowed | FOR_ALL | {folder(module)}
     assert {other for other in inside(module) if not rooms(other) & allowed} == set()
 
 
-@pytest.mark.parametrize("reserved", map(pending, RESERVED))
+@pytest.mark.parametrize("reserved", sorted(RESERVED))
 def test_outside_modules_stay_where_they_belong(reserved: str) -> None:
     users = {module for module in imports() if reserved in outside(module)}
     assert {user for user in users if not rooms(user) & RESERVED[reserved]} == set()

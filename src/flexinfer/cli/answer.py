@@ -16,9 +16,9 @@ from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
     from flexinfer.chat.answering import Answer
-    from flexinfer.engine.engine import PassStats
+    from flexinfer.engine.pass_stats import PassStats
     from flexinfer.llama import Llama
-    from flexinfer.storage.experts.store import ExpertStore
+    from flexinfer.storage.experts.experts import Experts
 
 
 class Report:
@@ -86,7 +86,7 @@ class Report:
             document["experts"] = self._experts(self._llm.experts)
         return document
 
-    def _experts(self, experts: ExpertStore) -> dict[str, Any]:
+    def _experts(self, experts: Experts) -> dict[str, Any]:
         return {
             "slots": list(self._llm.plan.slots),
             "resident": [list(layer) for layer in experts.resident],

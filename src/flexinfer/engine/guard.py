@@ -8,19 +8,19 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flexinfer.engine.engine import Engine
+from flexinfer.engine.interrupts import Interrupt
 from flexinfer.errors import EngineError
 from flexinfer.native.device.device import device
 
 
 class Guard:
-    """Wraps a context's `decode` and `encode`; `engine` is told to stop by its flag.
+    """Wraps a context's `decode` and `encode`; `interrupt` stops the model's passes.
 
     What they allocate belongs to `owner`.
     """
 
-    def __init__(self, engine: Engine, owner: object) -> None:
-        self._engine = engine
+    def __init__(self, interrupt: Interrupt, owner: object) -> None:
+        self._interrupt = interrupt
         self._owner = owner
 
     def wrap(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -33,7 +33,7 @@ class Guard:
                     failure = device().take_failure()
                     if failure is not None:
                         raise failure from error
-                    if self._engine.closing:
+                    if self._interrupt.closing:
                         raise EngineError("the model was closed while it answered") from error
                     raise EngineError(
                         f"llama.cpp could not compute a batch ({error}); opened with verbose=True "
@@ -52,7 +52,7 @@ class Guard:
 
         def press(number: int, frame: Any) -> None:
             pressed.append((number, frame))
-            self._engine.interrupted.set()
+            self._interrupt.set()
 
         previous = signal.getsignal(signal.SIGINT)
         if not callable(previous):
@@ -66,7 +66,7 @@ class Guard:
             failure = error
         finally:
             signal.signal(signal.SIGINT, previous)
-            self._engine.interrupted.clear()
+            self._interrupt.clear()
         if pressed:
             previous(*pressed[0])
         if failure is not None:

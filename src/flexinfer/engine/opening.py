@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexinfer.engine.engine import Engine
+from flexinfer.engine.interrupts import Interrupt
 from flexinfer.engine.trials import Trials
 from flexinfer.errors import ModelFileError
 from flexinfer.gguf.as_weight import GROWTH, encoded_bytes
@@ -25,8 +26,10 @@ from flexinfer.native.device.device import Device, device
 from flexinfer.native.device.phases import Loading
 from flexinfer.planning import planner
 from flexinfer.planning.plan import Costs, Plan, Rates, Request, Weight
-from flexinfer.reading.file_reader import Reader
-from flexinfer.storage.residency import Held, Residency
+from flexinfer.reading.reader import Reader
+from flexinfer.reading.waiting import Waiting
+from flexinfer.storage.layouts import Held
+from flexinfer.storage.residency import Residency
 
 _ALL_LAYERS = 0x7FFFFFFF
 
@@ -69,6 +72,7 @@ class Opening:
         rates: Callable[[Sequence[Weight]], Rates],
     ) -> None:
         self.engine: Engine | None = None
+        self.storage: Residency | None = None
         self.plan: Plan | None = None
         # Buffers keep it as long as they live, so it must not lead to the model.
         self.owner = object()
@@ -93,7 +97,7 @@ class Opening:
     def memory_use(self) -> dict[str, int]:
         """Bytes of this model alone: locked, window, kv, compute, overhead."""
         assert self.engine is not None
-        plan = self.engine.residency.plan
+        plan = self.engine.storage.plan
         window = plan.window + plan.expert_window
         buffers = self._device.buffers(self.owner).values()
         return {
@@ -225,15 +229,14 @@ class Opening:
         assert self._loading is not None
         self._overhead = plan.costs.overhead
         self._ledger.charge("overhead", self._overhead)
-        interrupted: list[Engine] = []
+        interrupt = Interrupt()
         memlock = self._options.memlock
-        residency = Residency(
+        self.storage = Residency(
             held,
             plan,
             self._open_reader(plan.resident),
-            lambda: interrupted[0].check(),
+            Waiting(interrupt.check),
             pinned=memlock is None or memlock >= plan.held_bytes,
         )
-        self.engine = Engine(residency, self._ledger)
-        interrupted.append(self.engine)
+        self.engine = Engine(self.storage, self._ledger, interrupt)
         self._device.own(self._loading, self.engine)

@@ -19,7 +19,7 @@ from flexinfer.native.graph import program
 from flexinfer.native.graph.check_nodes import check_operands
 from flexinfer.native.mirror import CGraph, Tensor
 from flexinfer.planning.plan import Use, Weight
-from flexinfer.storage.residency import Held
+from flexinfer.storage.layouts import Held
 
 
 @dataclass(frozen=True)

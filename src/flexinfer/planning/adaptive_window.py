@@ -24,8 +24,6 @@ _NOTHING = 0.01
 _WAITS = 0.1
 # A larger window has to save at least this share of what was lost.
 _HELPS = 0.25
-# A prompt computes much longer than a token and says nothing about the tokens after it.
-_DECODE = 2.0
 
 
 class AdaptiveWindow:
@@ -40,24 +38,24 @@ class AdaptiveWindow:
         self._floor = min(max(least, LEAST), window)
         self._ceiling = max(min(most, LARGEST), window)
         self._passes: list[tuple[float, float]] = []
-        self._fastest = float("inf")
         # The size before the last change and what was lost with it.
         self._before: tuple[int, float] | None = None
 
     def __repr__(self) -> str:
         return f"<AdaptiveWindow {self.window} of {self._floor} to {self._ceiling} bytes>"
 
-    def observe(self, seconds: float, waited: float, idle: float) -> int | None:
+    def observe(self, rows: int, seconds: float, waited: float, idle: float) -> int | None:
         """Take in one pass; the size to go over to, or None.
 
+        A prompt computes much longer than a token and says nothing about the tokens after it.
+
         Args:
+            rows: tokens of its batch.
             seconds: of the whole pass.
             waited: in which it did not compute.
             idle: in which no read was under way.
         """
-        computed = seconds - waited
-        self._fastest = min(self._fastest, computed)
-        if computed > _DECODE * self._fastest:
+        if rows != 1:
             return None
         self._passes.append((waited / seconds, idle / seconds))
         if len(self._passes) < _PASSES:

@@ -14,8 +14,9 @@ from flexinfer.planning.plan import ON_DEMAND, Rates, Weight
 from flexinfer.rates.cache_file import Remembered
 from flexinfer.rates.drive import ASSUMED_RATE, DriveRate, drive_rate, remember_drive
 from flexinfer.rates.passes import Observed
-from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS, Reader, open_reader
+from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS, open_reader
 from flexinfer.reading.open_file import cached_fraction
+from flexinfer.reading.reader import Reader
 
 # Bytes of weights a second, where nobody measured; small models only.
 _ASSUMED_COMPUTE = 10e9

@@ -13,28 +13,42 @@ from flexinfer.rates.passes import Observed
 
 def test_tokens_are_told_from_prompts() -> None:
     observed = Observed()
-    observed.note(5.0, 0.0, 5.0, 0)
+    observed.note(64, 5.0, 0.0, 5.0, 0)
     for seconds in (0.30, 0.32, 0.31):
-        observed.note(seconds, 0.0, seconds, 0)
+        observed.note(1, seconds, 0.0, seconds, 0)
         assert observed.compute_s is None
-    observed.note(0.41, 0.1, 0.1, 0)
+    observed.note(1, 0.41, 0.1, 0.1, 0)
     assert observed.compute_s == pytest.approx(0.31, abs=0.006)
+
+
+def test_two_tokens_are_no_token_however_fast() -> None:
+    observed = Observed()
+    for seconds in [0.30] * 4 + [0.33] * 12:
+        observed.note(1 if seconds == 0.30 else 2, seconds, 0.0, seconds, 0)
+    assert observed.compute_s == pytest.approx(0.30)
+
+
+def test_a_token_that_took_long_is_a_token() -> None:
+    observed = Observed()
+    for seconds in [0.1] + [0.3] * 4:
+        observed.note(1, seconds, 0.0, seconds, 0)
+    assert observed.compute_s == pytest.approx(0.3)
 
 
 def test_the_drive_counts_where_it_was_the_limit() -> None:
     observed = Observed()
     for _ in range(8):
-        observed.note(1.0, 0.1, 0.0, 10**9)
+        observed.note(1, 1.0, 0.1, 0.0, 10**9)
     assert observed.drive is None
     for _ in range(4):
-        observed.note(1.0, 0.6, 0.5, 10**9)
+        observed.note(1, 1.0, 0.6, 0.5, 10**9)
     assert observed.drive == pytest.approx(2e9)
 
 
 def test_only_recent_passes_count() -> None:
     observed = Observed()
     for seconds in [0.1] * 40 + [0.3] * 32:
-        observed.note(seconds, 0.0, 0.0, 0)
+        observed.note(1, seconds, 0.0, 0.0, 0)
     assert observed.compute_s == pytest.approx(0.3)
 
 

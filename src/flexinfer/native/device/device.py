@@ -14,7 +14,7 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from flexinfer.native import mirror
 from flexinfer.native.device.aborts import Aborts
@@ -35,7 +35,6 @@ class InnerBackend:
     def __init__(self, native: Library) -> None:
         self._native = native
         self.cpu: int = native.ggml_backend_cpu_init()
-        self.programs: dict[int, Any] = {}
 
     def set_threads(self, n: int) -> None:
         self._native.ggml_backend_cpu_set_n_threads(self.cpu, n)
@@ -45,7 +44,6 @@ class InnerBackend:
         return int(self._native.ggml_backend_graph_compute(self.cpu, ctypes.addressof(graph)))
 
     def free(self) -> None:
-        self.programs.clear()
         self._native.ggml_backend_free(self.cpu)
 
 

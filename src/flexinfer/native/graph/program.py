@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from math import prod
 
 from flexinfer.errors import EngineError
 from flexinfer.native.graph.expert_nodes import Routed
@@ -225,6 +226,7 @@ class Program:
 
     Attributes:
         steps: in order; together they cover every node.
+        rows: of what the graph does with a weight first: the tokens of the batch.
         sequence: the part of each load, in the order of use.
         version: of the layouts it was built for.
     """
@@ -232,6 +234,7 @@ class Program:
     def __init__(self, graph_address: int, layouts: Mapping[int, Layout], version: int) -> None:
         self.version = version
         self.steps: list[Step] = [Step(0)]
+        self.rows = 0
         self.sequence: list[Part] = []
         self._layouts = layouts
         self._nodes: list[int] = []
@@ -245,12 +248,6 @@ class Program:
 
     def __repr__(self) -> str:
         return f"<Program {len(self._nodes)} nodes, {len(self.steps)} steps>"
-
-    @property
-    def untouched(self) -> bool:
-        """True when the graph can be computed as it is."""
-        step = self.steps[0]
-        return not (self._private or len(self.steps) > 1 or step.lookups or step.routed)
 
     @property
     def routed(self) -> list[Routed]:
@@ -278,6 +275,7 @@ class Program:
             for position, source in enumerate(node.sources):
                 if source and (root := root_of(source, self._layouts)):
                     layout = self._layouts[root]
+                    self.rows = self.rows or prod(node.ne[1:])
                     if layout.experts:
                         self._route(node, position, layout, layout.experts)
                         return

@@ -1,0 +1,44 @@
+"""What passes came to: seconds, bytes, counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PassStats:
+    """Sums over passes that succeeded: seconds, bytes, counts.
+
+    Attributes:
+        compute_s: neither waiting nor between passes.
+        wait_s: waiting for the drive.
+        idle_s: in which no read was under way.
+        read_bytes: from the drive.
+    """
+
+    passes: int = 0
+    segments: int = 0
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    idle_s: float = 0.0
+    read_bytes: int = 0
+
+    def __add__(self, other: PassStats) -> PassStats:
+        return PassStats(
+            self.passes + other.passes,
+            self.segments + other.segments,
+            self.compute_s + other.compute_s,
+            self.wait_s + other.wait_s,
+            self.idle_s + other.idle_s,
+            self.read_bytes + other.read_bytes,
+        )
+
+    def __sub__(self, other: PassStats) -> PassStats:
+        return PassStats(
+            self.passes - other.passes,
+            self.segments - other.segments,
+            self.compute_s - other.compute_s,
+            self.wait_s - other.wait_s,
+            self.idle_s - other.idle_s,
+            self.read_bytes - other.read_bytes,
+        )
