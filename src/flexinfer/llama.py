@@ -8,10 +8,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-from flexinfer.binding.arguments import budget_of, fill_defaults, refuse_placement
+from flexinfer.binding.arguments import fill_defaults, refuse_placement
 from flexinfer.binding.calls import Calls
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.private import wrap_computing
@@ -25,6 +24,7 @@ from flexinfer.errors import BudgetError, EngineError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.machine.auto_budget import Follower, Move
+from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.plan import Plan
 from flexinfer.planning.planner import margin
@@ -40,8 +40,9 @@ class Llama(Calls):
 
     Args:
         model_path: a GGUF file; the first one, when it is split.
-        memory: bytes the whole process may use, as ``"6GiB"`` or an int; by default what is
-            available less a margin. ``"auto"`` begins there and follows the machine.
+        memory: bytes the whole process may use, as ``"6GiB"``, ``"50%"`` of the machine's or the
+            group's memory, or an int; by default what is available less a margin. ``"auto"``
+            begins there and follows the machine.
         weight_memory: a cap on locked weights and window alone; the process is then not limited.
         strategy: which weights stay; see `flexinfer.planning.strategies`.
         window: bytes of the window that streamed weights pass through; planned by default.
@@ -83,7 +84,8 @@ class Llama(Calls):
         self._drive = drive_for(self.catalogue)
         self._threads: int = options["n_threads"]
         wanted = Options(
-            budget=budget_of(memory, machine),
+            budget=granted_budget(None if memory == "auto" else memory, machine),
+            asked=memory not in (None, "auto"),
             strategy=strategy,
             weight_memory=None if weight_memory is None else parse_size(weight_memory),
             window=None if window is None else parse_size(window),
@@ -144,7 +146,8 @@ class Llama(Calls):
     def memory(self) -> int | None:
         """Bytes the process may use; assign a size to change it from the next pass on.
 
-        Shrinking gives memory back at once, growing reads weights when they are next used.
+        It is held below what exists, as when the model was opened. Shrinking gives memory back at
+        once, growing reads weights when they are next used.
 
         Raises:
             BudgetError: the new budget does not hold the smallest window.
@@ -153,7 +156,7 @@ class Llama(Calls):
 
     @memory.setter
     def memory(self, budget: str | int) -> None:
-        nbytes = parse_size(budget)
+        nbytes = granted_budget(budget, Machine.detect())
         engine = self._running()
         assert self._opening is not None
         before = self._ledger.limit
@@ -162,7 +165,7 @@ class Llama(Calls):
         try:
             engine.resize(engine.charged + free - margin(nbytes))
         except BudgetError:
-            self._ledger.limit = before
+            self._opening.limit_to(before)
             raise
 
     def release(self) -> None:
@@ -207,10 +210,7 @@ class Llama(Calls):
     # -- opening ------------------------------------------------------------------------------
 
     def _begin(self, wanted: Options) -> Opening:
-        self._ledger = process_ledger(None if wanted.weight_memory is not None else wanted.budget)
-        free = self._ledger.free
-        if free is not None and self._ledger.used:
-            wanted = replace(wanted, budget=min(wanted.budget, free))
+        self._ledger = process_ledger()
         catalogue, drive, threads = self.catalogue, self._drive, self._threads
         return Opening(
             catalogue,

@@ -131,12 +131,12 @@ def test_a_limit_ends_with_the_last_model_that_asked_for_one(tiny_model: TinyMod
         with Llama(str(path), memory="4GiB", n_ctx=256, verbose=False) as limited:
             assert counted.memory == limited.memory == 4 << 30
             with Llama(str(path), memory="5GiB", n_ctx=256, verbose=False) as second:
-                assert second.memory == 4 << 30
+                assert second.memory == limited.memory == 5 << 30
             assert limited.memory == 4 << 30
         assert counted.memory is None
         counted.memory = "3GiB"
         with Llama(str(path), memory="5GiB", n_ctx=256, verbose=False) as later:
-            assert later.memory == 3 << 30
+            assert later.memory == counted.memory == 5 << 30
         assert counted.memory == 3 << 30
     with open_tiny(path, weight_memory="1GiB") as counted:
         assert counted.memory is None

@@ -1,4 +1,4 @@
-"""Arguments of `flexinfer.Llama`: the budget of a wish, defaults, and what is refused."""
+"""Arguments of `flexinfer.Llama`: defaults, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import llama_cpp
 from flexinfer.errors import UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.machine.machine import Machine
-from flexinfer.sizes import parse_size
 
 # Arguments of the parent that place weights: here the plan does, so only these values are taken.
 _PLACEMENT: dict[str, tuple[Any, ...]] = {
@@ -19,17 +18,6 @@ _PLACEMENT: dict[str, tuple[Any, ...]] = {
     "tensor_split": (None,),
     "use_mlock": (False,),
 }
-
-
-def budget_of(memory: str | int | None, machine: Machine) -> int:
-    """Bytes that the process may use; by default what is available less a margin."""
-    asked = None if memory == "auto" else memory
-    budget = machine.default_budget if asked is None else parse_size(asked)
-    # What does not exist cannot be used; `plan.request.budget` is what is left of the wish. A
-    # group of just this size counts some kernel memory of ours as somebody else's.
-    if budget - budget // 50 > machine.ceiling:
-        return machine.ceiling
-    return budget
 
 
 def refuse_placement(options: dict[str, Any]) -> None:

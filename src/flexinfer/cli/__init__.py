@@ -7,6 +7,7 @@ usage.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -49,10 +50,19 @@ def _group() -> None:
     """Run GGUF language models inside a memory budget, with exactly llama.cpp's output."""
 
 
+def _color() -> bool | None:
+    """False where nobody wants colours or sees them; None lets each stream decide.
+
+    See https://no-color.org; a dumb terminal shows the codes as they are.
+    """
+    unwanted = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return False if unwanted else None
+
+
 def main() -> None:
     """Entry point of `flexinfer`."""
     try:
-        _group(standalone_mode=False)
+        _group(standalone_mode=False, color=_color())
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

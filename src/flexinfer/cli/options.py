@@ -38,12 +38,22 @@ class Size(click.ParamType[int]):
 
 
 class Budget(Size):
-    """A byte size, or `AUTO`."""
+    """A byte size, a share of the memory there is, or `AUTO`."""
 
-    name = "size|auto"
+    name = "size|share|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        return AUTO if value == "auto" else super().convert(value, param, ctx)
+        if value == "auto":
+            return AUTO
+        if not isinstance(value, str) or not value.rstrip().endswith("%"):
+            return super().convert(value, param, ctx)
+        from flexinfer.machine.budget import wished_budget
+        from flexinfer.machine.machine import Machine
+
+        try:
+            return wished_budget(value, Machine.detect())
+        except SizeError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _apply(options: list[Callable[[Command], Command]], command: Command) -> Command:
@@ -59,7 +69,8 @@ def engine_options(command: Command) -> Command:
             click.option(
                 "--memory",
                 type=Budget(),
-                help="Budget of the process, as 6GiB; auto follows what the machine can spare.",
+                help="Budget of the process, as 6GiB or 50% of the machine's or the group's "
+                "memory; auto follows what the machine can spare.",
             ),
             click.option(
                 "--weight-memory",

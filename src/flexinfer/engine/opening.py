@@ -11,11 +11,12 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.interrupts import Interrupt
+from flexinfer.engine.process_ledger import beside_others
 from flexinfer.engine.trials import Trials
 from flexinfer.errors import ModelFileError
 from flexinfer.gguf.as_weight import GROWTH, encoded_bytes
@@ -40,10 +41,12 @@ _patching = threading.RLock()
 class Options:
     """How a model is to be opened; see `flexinfer.Llama` for the meaning.
 
-    `memlock` is how many bytes may be locked with mlock, None when there is no limit.
+    `asked` says that somebody wished for the budget by name; `memlock` is how many bytes may be
+    locked with mlock, None when there is no limit.
     """
 
     budget: int
+    asked: bool = False
     strategy: str = "flex"
     weight_memory: int | None = None
     window: int | None = None
@@ -85,13 +88,17 @@ class Opening:
         self._loading: Loading | None = None
         self._began = process_memory()
         self._overhead = 0
-        self._limits = options.weight_memory is None
+        if options.weight_memory is None:
+            ledger.limit_to(self.owner, options.budget, asked=options.asked)
+            if ledger.free is not None and ledger.used:
+                self._options = replace(options, budget=min(options.budget, ledger.free))
 
-    def limit_to(self, limit: int) -> None:
+    def limit_to(self, limit: int | None) -> None:
         """Let the process use `limit` bytes from now on, as long as such a model is open."""
-        if not self._limits:
-            self._limits = True
-            self._ledger.limit_to(limit)
+        if limit is None:
+            self._ledger.unlimit(self.owner)
+        else:
+            self._ledger.limit_to(self.owner, limit, asked=True)
         self._ledger.limit = limit
 
     def memory_use(self) -> dict[str, int]:
@@ -112,8 +119,7 @@ class Opening:
         """Give the accounts back; the contexts and the model must be freed before."""
         self._ledger.release("overhead", self._overhead)
         self._overhead = 0
-        if self._limits:
-            self._ledger.unlimit()
+        self._ledger.unlimit(self.owner)
         if self.engine is not None:
             self._device.disown(self.engine)
             self.engine.close()
@@ -136,7 +142,7 @@ class Opening:
                 return create(model, params)
             return self._create(binding, create, model, params)
 
-        with _patching:
+        with _patching, beside_others(self._ledger):
             binding.llama_model_load_from_file = load_ours
             binding.llama_init_from_model = create_ours
             try:

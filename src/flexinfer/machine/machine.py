@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexinfer.machine.cgroups import PROC, SYS, cpu_limit, memory_limit
+from flexinfer.machine.process_limits import process_limit
 
 _KERNEL_STACK = 16 << 10
 _CAP_IPC_LOCK = 1 << 14
@@ -20,6 +21,8 @@ _CAP_IPC_LOCK = 1 << 14
 _SYSTEM_MARGIN = 256 << 20
 # In a group that is ours, only what we cannot count: kernel memory of reads under way, for one.
 _GROUP_MARGIN = 32 << 20
+# Of little memory a margin takes no more than a part.
+_SYSTEM_PART, _GROUP_PART = 4, 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Machine:
         kernel: release of the kernel.
         pressure: whether the kernel reports memory pressure (PSI).
         process: anonymous and kernel bytes of this process when it looked.
+        ulimit: what `ulimit -v` or `-d` lets this process map besides what it has.
+        ulimit_option: "-v" or "-d", whichever that is.
+        core_limit: what keeps `cores` below the machine's: "group", "affinity" or "" for nothing.
+        contained: its settings are the host's to change: /sys cannot be written.
     """
 
     cores: int
@@ -53,13 +60,19 @@ class Machine:
     kernel: str = ""
     pressure: bool = False
     process: int = 0
+    ulimit: int | None = None
+    ulimit_option: str = ""
+    core_limit: str = ""
+    contained: bool = False
 
     @classmethod
     def detect(cls, proc: Path = PROC, sys: Path = SYS) -> Machine:
         memory = _sizes(proc / "meminfo")
         group = memory_limit(proc, sys)
+        own = process_limit(proc)
+        processors = os.sched_getaffinity(0)
         return cls(
-            cores=usable_cores(os.sched_getaffinity(0), proc, sys),
+            cores=usable_cores(processors, proc, sys),
             memory_total=memory.get("MemTotal", 0),
             memory_available=memory.get("MemAvailable", 0),
             swap_total=memory.get("SwapTotal", 0),
@@ -71,15 +84,28 @@ class Machine:
             kernel=platform.release(),
             pressure=(proc / "pressure/memory").exists(),
             process=process_memory(proc),
+            ulimit=own.room if own else None,
+            ulimit_option=own.option if own else "",
+            core_limit=_core_limit(processors, proc, sys),
+            contained=_is_read_only(sys),
         )
 
     @property
     def ceiling(self) -> int:
         """What this whole process could use at the very most, in bytes."""
-        available = self.memory_available + self.process
-        if self.cgroup_limit is None:
-            return available
-        return min(available, self.cgroup_limit - self._others)
+        return max(min(room for room, _ in self._rooms.values()), 0)
+
+    @property
+    def memory_existing(self) -> int:
+        """What there is for this process and its like: the group's memory, or the machine's."""
+        limits = (self.memory_total, self.cgroup_limit)
+        return min(limit for limit in limits if limit is not None)
+
+    @property
+    def binding(self) -> str:
+        """What makes the default budget no larger: "machine", "group" or "ulimit"."""
+        rooms = self._rooms
+        return min(rooms, key=lambda name: rooms[name][0] - rooms[name][1])
 
     @property
     def swaps(self) -> bool:
@@ -88,19 +114,31 @@ class Machine:
         return bool(self.swap_total) and inside != 0
 
     @property
-    def _others(self) -> int:
+    def others(self) -> int:
         """Bytes that other processes of the tightest group hold."""
         return max((self.cgroup_used or 0) - self.process, 0)
 
     @property
     def default_budget(self) -> int:
         """What this whole process may use: what is really available, less a margin."""
+        return max(min(room - margin for room, margin in self._rooms.values()), 0)
+
+    @property
+    def _rooms(self) -> dict[str, tuple[int, int]]:
+        """What each limit leaves this whole process, and what a default stays below it."""
         available = self.memory_available + self.process
-        budget = available - max(available // 20, _SYSTEM_MARGIN)
+        rooms = {"machine": (available, _margin(available, _SYSTEM_MARGIN, _SYSTEM_PART))}
         if self.cgroup_limit is not None:
-            room = self.cgroup_limit - self._others
-            budget = min(budget, room - max(room // 20, _GROUP_MARGIN))
-        return max(budget, 0)
+            room = self.cgroup_limit - self.others
+            rooms["group"] = (room, _margin(room, _GROUP_MARGIN, _GROUP_PART))
+        if self.ulimit is not None:
+            room = self.ulimit + self.process
+            rooms["ulimit"] = (room, _margin(room, _GROUP_MARGIN, _GROUP_PART))
+        return rooms
+
+
+def _margin(room: int, usual: int, part: int) -> int:
+    return max(room // 20, min(usual, room // part))
 
 
 def process_memory(proc: Path = PROC) -> int:
@@ -133,6 +171,13 @@ def usable_cores(processors: set[int], proc: Path = PROC, sys: Path = SYS) -> in
     return max(len(cores) if quota is None else min(len(cores), int(quota)), 1)
 
 
+def _core_limit(processors: set[int], proc: Path, sys: Path) -> str:
+    quota = cpu_limit(proc, sys)
+    if quota is not None and int(quota) < len(processors):
+        return "group"
+    return "affinity" if len(processors) < (os.cpu_count() or 1) else ""
+
+
 def device_of(path: str | os.PathLike[str], sys: Path = SYS) -> tuple[int, int] | None:
     """Major and minor number of the whole drive that holds a file.
 
@@ -159,6 +204,13 @@ def _memlock(proc: Path) -> int | None:
             return None
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _is_read_only(folder: Path) -> bool:
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _huge_pages(sys: Path) -> str:

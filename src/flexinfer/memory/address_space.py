@@ -10,7 +10,7 @@ from ctypes import c_int, c_int64, c_size_t, c_void_p
 from functools import lru_cache
 from typing import Any
 
-from flexinfer.errors import BudgetError
+from flexinfer.memory.refusals import refused
 
 _PROT_NONE = 0
 _PRIVATE_ANONYMOUS_NORESERVE = 0x02 | 0x20 | 0x4000
@@ -33,7 +33,7 @@ def reserve_address_space(nbytes: int) -> int:
     """
     address = _libc().mmap(None, nbytes, _PROT_NONE, _PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
     if address in (None, ctypes.c_void_p(-1).value):
-        raise BudgetError(f"cannot reserve {nbytes} bytes of address space; take a smaller context")
+        raise refused("the address space of a buffer or of the model's weights", nbytes)
     return int(address)
 
 

@@ -26,7 +26,7 @@ class Ledger:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
-        self._limiters = 0
+        self._wishes: dict[object, int] = {}
         self._accounts: dict[str, int] = {}
         self._reclaimers: list[Reclaimer] = []
         self._lock = threading.RLock()
@@ -47,21 +47,27 @@ class Ledger:
             self._limit = limit
         self._reclaim(0)
 
-    def limit_to(self, limit: int | None) -> None:
-        """Begin a use that wants this limit: the first sets it, later ones share it."""
-        if limit is None:
-            return
-        with self._lock:
-            self._limiters += 1
-            if self._limit is None:
-                self._limit = limit
+    def limit_to(self, user: object, limit: int, *, asked: bool = False) -> None:
+        """Begin a use that wants this limit: the first sets it, later ones share it.
 
-    def unlimit(self) -> None:
-        """End a use that wanted a limit; with the last one, what is left is only counted."""
+        One that was `asked` for by name raises it where it is larger: it is that of the process.
+        """
         with self._lock:
-            self._limiters -= 1
-            if not self._limiters:
+            if self._limit is not None and not asked:
+                limit = min(limit, self._limit)
+            self._wishes[user] = limit
+            self._limit = max(limit, self._limit or 0)
+
+    def unlimit(self, user: object) -> None:
+        """End a use: the limit is that of the others again; without any there is none."""
+        with self._lock:
+            wish = self._wishes.pop(user, None)
+            if wish is None or self._limit is None:
+                return
+            if not self._wishes:
                 self._limit = None
+            elif wish >= self._limit:
+                self._limit = min(self._limit, max(self._wishes.values()))
 
     @property
     def accounts(self) -> Mapping[str, int]:

@@ -11,12 +11,13 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 from flexinfer.memory.memlock import lock_pages, unlock_pages
+from flexinfer.memory.refusals import refused
 from flexinfer.sizes import ALIGNMENT
 
 PAGE = 2 << 20
 # Address space for a model larger than the machine is refused unless nothing is reserved for it;
 # Python names the flag from 3.13 on.
-RESERVE_NOTHING = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+_RESERVE_NOTHING = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
 
 
 def address_of(buffer: mmap.mmap | memoryview | bytearray | bytes) -> int:
@@ -25,6 +26,18 @@ def address_of(buffer: mmap.mmap | memoryview | bytearray | bytes) -> int:
 
     address: int = np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
     return address
+
+
+def map_unreserved(nbytes: int, what: str) -> mmap.mmap:
+    """Anonymous memory that takes none until it is touched; `what` it is for, in words.
+
+    Raises:
+        BudgetError: the system refuses it.
+    """
+    try:
+        return mmap.mmap(-1, nbytes, flags=_RESERVE_NOTHING)
+    except OSError as error:
+        raise refused(what, nbytes) from error
 
 
 def round_up(nbytes: int, step: int) -> int:
@@ -54,17 +67,14 @@ class Arena:
         pinned: keep what is resident out of swap, as far as the system lets us.
 
     Raises:
-        MemoryError: there is no such address space.
+        BudgetError: the system refuses the memory.
     """
 
     def __init__(self, nbytes: int, *, pinned: bool = False) -> None:
         if nbytes <= 0:
             raise ValueError(f"an arena needs at least one byte, not {nbytes}")
         self.nbytes = round_up(nbytes, PAGE)
-        try:
-            self._map = mmap.mmap(-1, self.nbytes + PAGE, flags=RESERVE_NOTHING)
-        except OSError as error:
-            raise MemoryError(f"cannot map {self.nbytes} bytes: {error.strerror}") from error
+        self._map = map_unreserved(self.nbytes + PAGE, "memory for weights")
         self._lead = -address_of(self._map) % PAGE
         self.address = address_of(self._map) + self._lead
         self._advise(mmap.MADV_HUGEPAGE, 0, self.nbytes)

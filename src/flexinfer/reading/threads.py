@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
-from flexinfer.errors import ReadError
+from flexinfer.errors import BudgetError, ReadError
+from flexinfer.memory.refusals import start_thread
 from flexinfer.reading.open_file import OpenFile
 from flexinfer.reading.reader import Transfer
 
@@ -61,8 +62,13 @@ class ReadThreads:
             threading.Thread(target=self._serve, name=f"flexinfer-read-{n}", daemon=True)
             for n in range(threads)
         ]
-        for thread in self.threads:
-            thread.start()
+        try:
+            for thread in self.threads:
+                start_thread(thread)
+        except BudgetError:
+            self._serving = sum(thread.ident is not None for thread in self.threads)
+            self.end()  # those that run; whoever opened the files closes them as well
+            raise
         # Later the interpreter runs no thread any more, and a transfer under way never ends.
         atexit.register(self._exit)
 

@@ -11,7 +11,8 @@ import threading
 from queue import SimpleQueue
 
 from flexinfer.errors import ReadError
-from flexinfer.memory.pages import RESERVE_NOTHING, address_of
+from flexinfer.memory.pages import address_of, map_unreserved
+from flexinfer.memory.refusals import start_thread
 from flexinfer.reading.reader import Reader, Transfer
 from flexinfer.reading.waiting import Waiting
 from flexinfer.seam import Part, RowTable
@@ -39,7 +40,7 @@ class RowStore:
         reader: Reader,
         waiting: Waiting,
     ) -> None:
-        self._map = mmap.mmap(-1, part.nbytes, flags=RESERVE_NOTHING)
+        self._map = map_unreserved(part.nbytes, f"{part.name}, of which rows are read,")
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self._reader = reader
         self._waiting = waiting
@@ -56,7 +57,7 @@ class RowStore:
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="flexinfer-rows", daemon=True)
-            self._thread.start()
+            start_thread(self._thread)
         transfer = Transfer()
         self._jobs.put((rows, transfer))
         part = self.table.part

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_cli_doctor import FINE
+from support.machines import FINE
 
 from flexinfer.cli.announce import announce
 from flexinfer.machine.machine import Machine

@@ -13,6 +13,7 @@ from support.tiny_model import TinyModel
 
 from flexinfer.cli.plan import command
 from flexinfer.errors import BudgetError, RequestError
+from flexinfer.machine.machine import Machine
 from flexinfer.planning.plan import Plan
 
 
@@ -74,3 +75,13 @@ def test_a_small_plan_needs_no_native_library(tiny_model: TinyModel) -> None:
     path = str(tiny_model("tiny-llama"))
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_budget_may_be_a_share(tiny_model: TinyModel) -> None:
+    model = str(tiny_model("tiny-llama"))
+    result = CliRunner().invoke(command, [model, "--memory", "50%", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["budget"] == Machine.detect().memory_existing // 2
+    wrong = CliRunner().invoke(command, [model, "--memory", "120%"])
+    assert wrong.exit_code == 2
+    assert "not a share" in wrong.output

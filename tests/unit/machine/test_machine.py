@@ -135,7 +135,7 @@ def test_the_parent_may_leave_less_room(system: FakeSystem) -> None:
     write_v1(system, "/a", 8 * GIB, 8 * GIB - 1000)
     machine = detect(system)
     assert machine.cgroup_limit == 8 * GIB
-    assert machine.default_budget == 0
+    assert machine.default_budget < machine.ceiling == OWN + 1000
 
 
 def test_container_that_sees_its_own_group_only(system: FakeSystem) -> None:
@@ -180,7 +180,8 @@ def test_default_budget_leaves_the_system_its_part(system: FakeSystem) -> None:
     assert machine.default_budget == 9 * GIB - 9 * GIB // 20
     small = replace(machine, memory_available=GIB, process=0)
     assert small.default_budget == GIB - (256 << 20)
-    assert replace(machine, memory_available=100 << 20, process=0).default_budget == 0
+    assert replace(machine, memory_available=100 << 20, process=0).default_budget == 75 << 20
+    assert replace(machine, memory_available=0, process=0).default_budget == 0
 
 
 def test_default_budget_in_a_group_counts_the_others(system: FakeSystem) -> None:
@@ -193,7 +194,30 @@ def test_default_budget_in_a_group_counts_the_others(system: FakeSystem) -> None
     )
     assert machine.default_budget == GIB - GIB // 20
     tiny = replace(machine, cgroup_limit=200 << 20, cgroup_used=100)
-    assert tiny.default_budget == 168 << 20
+    assert tiny.default_budget == (200 << 20) - (200 << 20) // 16
+    large = replace(machine, cgroup_limit=600 << 20, cgroup_used=100)
+    assert large.default_budget == 568 << 20
+
+
+def test_what_binds_is_named(system: FakeSystem) -> None:
+    machine = replace(detect(system), memory_available=8 * GIB, process=GIB)
+    assert machine.binding == "machine"
+    grouped = replace(machine, cgroup_limit=4 * GIB, cgroup_used=2 * GIB)
+    assert grouped.binding == "group"
+    assert (grouped.others, grouped.ceiling) == (GIB, 3 * GIB)
+    limited = replace(grouped, ulimit=GIB, ulimit_option="-v")
+    assert limited.binding == "ulimit"
+    assert limited.ceiling == 2 * GIB
+    assert limited.default_budget == 2 * GIB - 2 * GIB // 20
+
+
+def test_what_there_is_does_not_depend_on_what_is_free(system: FakeSystem) -> None:
+    machine = detect(system)
+    assert machine.memory_existing == machine.memory_total
+    assert replace(machine, memory_available=1).memory_existing == machine.memory_total
+    assert replace(machine, cgroup_limit=GIB, cgroup_used=5).memory_existing == GIB
+    huge = replace(machine, cgroup_limit=machine.memory_total * 2, cgroup_used=5)
+    assert huge.memory_existing == machine.memory_total
 
 
 # -- drives ----------------------------------------------------------------------------------------

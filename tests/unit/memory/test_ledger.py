@@ -193,3 +193,37 @@ def test_the_limit_holds_after_every_step(
             assert ledger.accounts.get(account, 0) == before + nbytes
         assert ledger.used <= limit
         assert all(booked > 0 for booked in ledger.accounts.values())
+
+
+def test_a_later_use_raises_the_limit_only_where_it_was_asked_for() -> None:
+    ledger = Ledger()
+    ledger.limit_to("first", 100)
+    ledger.limit_to("default", 300)
+    assert ledger.limit == 100
+    ledger.limit_to("less", 50, asked=True)
+    assert ledger.limit == 100
+    ledger.limit_to("more", 200, asked=True)
+    assert ledger.limit == 200
+
+
+def test_the_limit_is_that_of_who_is_left() -> None:
+    ledger = Ledger()
+    ledger.limit_to("first", 100)
+    ledger.limit_to("default", 300)
+    ledger.limit_to("more", 200, asked=True)
+    ledger.unlimit("nobody")
+    ledger.unlimit("more")
+    assert ledger.limit == 100
+    ledger.unlimit("first")
+    assert ledger.limit == 100
+    ledger.unlimit("default")
+    assert ledger.limit is None
+
+
+def test_a_limit_that_was_lowered_by_hand_stays_lowered() -> None:
+    ledger = Ledger()
+    ledger.limit_to("first", 100, asked=True)
+    ledger.limit_to("more", 200, asked=True)
+    ledger.limit = 50
+    ledger.unlimit("more")
+    assert ledger.limit == 50

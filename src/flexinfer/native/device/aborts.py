@@ -16,7 +16,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from flexinfer.errors import ModelFileError
+from flexinfer.errors import FlexInferError, ModelFileError
+from flexinfer.memory.refusals import refused_to_library, start_thread
 from flexinfer.native import mirror
 from flexinfer.native.library import Library
 
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 # Where llama.cpp was compiled, the file in it, and what did not hold.
 _MESSAGE = re.compile(r"(?:.*/)?llama\.cpp/(?P<place>\S+?:\d+): (?P<what>.*)", re.DOTALL)
+# Conditions that say nothing about the model: ``ggml_init`` of ggml.c, ``ggml_aligned_malloc``.
+_OUT_OF_MEMORY = re.compile(r"mem_buffer != NULL|failed to allocate|insufficient memory", re.I)
 
 
 class _Call(Generic[T]):
@@ -59,19 +62,17 @@ class Aborts:
 
         Raises:
             ModelFileError: ggml would have ended the process; names the model and the condition.
+            BudgetError: the same, where the condition is that it got memory.
         """
         made: _Call[T] = _Call(call)
         thread = threading.Thread(
             target=self._run, args=(made,), name="flexinfer-open", daemon=True
         )
         with _interrupts_later() as pressed:
-            thread.start()
+            start_thread(thread)
             made.over.wait()
         if made.aborted is not None:
-            raise ModelFileError(
-                f"{path}: llama.cpp cannot run this model, {_condition(made.aborted)}; its "
-                "metadata and its tensors contradict each other, fetch or convert the model again"
-            )
+            raise _refusal(path, _condition(made.aborted))
         thread.join()
         if made.failure is not None:
             raise made.failure
@@ -112,6 +113,15 @@ def _interrupts_later() -> Iterator[list[int]]:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _refusal(path: str, condition: str) -> FlexInferError:
+    if _OUT_OF_MEMORY.search(condition):
+        return refused_to_library(f"{path}: llama.cpp gave up, {condition}")
+    return ModelFileError(
+        f"{path}: llama.cpp cannot run this model, {condition}; its metadata and its tensors "
+        "contradict each other, fetch or convert the model again"
+    )
 
 
 def _condition(message: str) -> str:
