@@ -17,7 +17,8 @@ from support.gguf_bytes import (
 )
 
 from flexinfer.errors import ModelFileError
-from flexinfer.gguf.catalogue import FileSource, read_header
+from flexinfer.gguf.catalogue import read_header
+from flexinfer.gguf.source import FileSource
 from flexinfer.gguf.types import QUANT_TYPES
 
 

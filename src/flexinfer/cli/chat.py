@@ -14,14 +14,9 @@ import click
 from flexinfer.cli.announce import announce
 from flexinfer.cli.messages import messages
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import (
-    KV_TYPES,
-    Sampling,
-    engine_options,
-    llama_options,
-    sampling_options,
-)
+from flexinfer.cli.options import Sampling, engine_options, llama_options, sampling_options
 from flexinfer.errors import RequestError
+from flexinfer.gguf.estimate import KV_TYPES
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:

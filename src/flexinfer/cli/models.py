@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexinfer.cli.options import KV_TYPES, needs_flash_attention
+from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 
 if TYPE_CHECKING:
     from flexinfer.gguf.catalogue import Catalogue

@@ -11,15 +11,11 @@ from typing import Any, TypeVar
 import click
 
 from flexinfer.errors import SizeError
+from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 from flexinfer.planning.strategies import STRATEGIES
 from flexinfer.sizes import parse_size
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-# ggml type numbers of the KV cache types that llama.cpp takes.
-KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7}
-_NEEDS_FLASH_ATTENTION = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
-
 
 # What `--memory auto` becomes: no size, so that whoever needs one takes the default.
 AUTO = 0
@@ -136,11 +132,6 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ],
         sampled,
     )
-
-
-def needs_flash_attention(kv_type: str) -> bool:
-    """Whether llama.cpp has this KV cache type only with flash attention."""
-    return kv_type in _NEEDS_FLASH_ATTENTION
 
 
 def llama_options(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.models import catalogue_of
-from flexinfer.cli.options import KV_TYPES, engine_options, needs_flash_attention
+from flexinfer.cli.options import engine_options
+from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from flexinfer.errors import RequestError
+from flexinfer.gguf.types import shard_names
 from flexinfer.sizes import format_size
 
 
@@ -60,7 +61,7 @@ def _list() -> None:
 
 def _require_free(out: Path, split: int | None, force: bool) -> None:
     stem = out.name.removesuffix(".gguf")
-    taken = out if split is None else out.with_name(f"{stem}-00001-of-{split:05}.gguf")
+    taken = out if split is None else out.with_name(shard_names(stem, split)[0])
     if taken.exists() and not force:
         raise RequestError(f"{taken} is there already; give another name, or --force to replace it")
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from flexinfer.errors import EngineError, ModelFileError
 from flexinfer.gguf.as_weight import describe, gathered_bytes, looked_up_bytes
-from flexinfer.gguf.catalogue import Catalogue, TensorInfo
+from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.gguf.types import TensorInfo
 from flexinfer.native.device.device import device, work_size
 from flexinfer.native.device.phases import Loading, WeightTensor
 from flexinfer.native.graph import program

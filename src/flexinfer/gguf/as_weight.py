@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from flexinfer.gguf.catalogue import TensorInfo
+from flexinfer.gguf.types import TensorInfo
 from flexinfer.planning.plan import SPAN_SLACK, Use, Weight
 
 # What the process still grows by after the plan: programs, reader threads, the sampler, the

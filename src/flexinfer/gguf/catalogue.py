@@ -12,23 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from flexinfer.errors import ModelFileError, ModelNotFoundError
-from flexinfer.gguf.header import parse_header, read_array
+from flexinfer.gguf.header import parse_header
 from flexinfer.gguf.source import FileSource, Source
-from flexinfer.gguf.types import ArrayValue, QuantType, TensorInfo
-
-__all__ = [
-    "ArrayValue",
-    "Catalogue",
-    "FileSource",
-    "QuantType",
-    "Source",
-    "TensorInfo",
-    "join_shards",
-    "read_array",
-    "read_catalogue",
-    "read_header",
-    "shard_paths",
-]
+from flexinfer.gguf.types import TensorInfo, shard_names
 
 _MAX_SHARDS = 1024
 _SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf\Z", re.DOTALL)
@@ -115,7 +101,7 @@ def shard_paths(first: Catalogue) -> list[str]:
             f"{path} is one of {count} shards but is not named like "
             f"model-00001-of-{count:05}.gguf; give the shards their original names"
         )
-    names = [f"{match['prefix']}-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1)]
+    names = shard_names(match["prefix"], count)
     number = _integer(first, "split.no", None)
     if number != 0 or int(match["number"]) != 1:
         raise ModelFileError(

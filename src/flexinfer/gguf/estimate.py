@@ -26,8 +26,16 @@ _PROCESS = 30 << 20
 # llama.cpp's vocabulary in memory, by token.
 _TOKEN_BYTES = 115
 _CONTEXT_STEP = 256
+# ggml type numbers of the KV cache types that llama.cpp takes.
+KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7}
+_NEEDS_FLASH_ATTENTION = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
 # Tables that `GET_ROWS` reads.
 _TABLES = ("token_embd.weight", "position_embd.weight", "token_types.weight")
+
+
+def needs_flash_attention(kv_type: str) -> bool:
+    """Whether llama.cpp has this KV cache type only with flash attention."""
+    return kv_type in _NEEDS_FLASH_ATTENTION
 
 
 def estimate_weights(catalogue: Catalogue, threads: int) -> list[Weight]:

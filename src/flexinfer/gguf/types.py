@@ -45,7 +45,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class ArrayValue:
-    """An array of the metadata that was stepped over; `gguf.read_array` reads it.
+    """An array of the metadata that was stepped over; `read_array` reads it.
 
     `offset` is that of its first entry in the file.
     """
@@ -53,6 +53,14 @@ class ArrayValue:
     type: int
     length: int
     offset: int
+
+
+def shard_names(stem: str, count: int) -> list[str]:
+    """Names of the files of a model in `count` parts, in order; `stem` is a path up to the number.
+
+    Source: ``llama_split_path`` of llama.cpp.
+    """
+    return [f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
 
 
 U32, BOOL, STRING, ARRAY = 4, 7, 8, 9

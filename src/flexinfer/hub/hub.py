@@ -13,13 +13,12 @@ from typing import IO
 from flexinfer.errors import FlexInferError, ModelNotFoundError, RequestError
 from flexinfer.gguf.catalogue import (
     Catalogue,
-    FileSource,
-    Source,
     join_shards,
     read_catalogue,
     read_header,
     shard_paths,
 )
+from flexinfer.gguf.source import FileSource, Source
 from flexinfer.hub import download as hub_download
 from flexinfer.hub.cache import cached_file, cached_files, require_home
 from flexinfer.hub.failures import hub_errors

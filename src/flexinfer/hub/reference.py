@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexinfer.errors import ModelNotFoundError, RequestError
+from flexinfer.gguf.types import shard_names
 
 _REFERENCE = re.compile(
     r"hf:(?P<repo>[\w.-]+/[\w.-]+)"
@@ -118,8 +119,7 @@ def with_shards(first: str, files: Sequence[str]) -> tuple[str, ...]:
     match = re.search(r"-00001-of-(\d{5})\.gguf\Z", first)
     if match is None:
         return (first,)
-    stem, count = first[: match.start()], match[1]
-    names = tuple(f"{stem}-{i:05}-of-{count}.gguf" for i in range(1, int(count) + 1))
+    names = tuple(shard_names(first[: match.start()], int(match[1])))
     missing = [name for name in names if name not in files]
     if missing:
         raise ModelNotFoundError(f"the repository lacks {missing[0]}, a part of {first}")

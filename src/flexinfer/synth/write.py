@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from flexinfer.errors import RequestError
-from flexinfer.gguf.types import QUANT_TYPES
+from flexinfer.gguf.types import QUANT_TYPES, shard_names
 from flexinfer.sizes import format_size
 from flexinfer.synth.blocks import QUANTS, Bytes, fill
 from flexinfer.synth.shapes import PRESETS, Shape, Weight, weights
@@ -101,8 +101,7 @@ def _divide(found: Sequence[Weight], shards: int) -> list[Sequence[Weight]]:
 def _names(out: Path, split: int | None) -> tuple[Path, ...]:
     if not split:
         return (out,)
-    stem = out.name.removesuffix(".gguf")
-    return tuple(out.with_name(f"{stem}-{i:05}-of-{split:05}.gguf") for i in range(1, split + 1))
+    return tuple(map(out.with_name, shard_names(out.name.removesuffix(".gguf"), split)))
 
 
 def _require_room(folder: Path, nbytes: int) -> None:

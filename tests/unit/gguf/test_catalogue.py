@@ -23,7 +23,9 @@ from support.gguf_bytes import (
 )
 
 from flexinfer.errors import ModelFileError, ModelNotFoundError, ReadError
-from flexinfer.gguf.catalogue import FileSource, read_array, read_catalogue, read_header
+from flexinfer.gguf.catalogue import read_catalogue, read_header
+from flexinfer.gguf.header import read_array
+from flexinfer.gguf.source import FileSource
 
 # -- what is valid ----------------------------------------------------------------------------
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from flexinfer.errors import RequestError
-from flexinfer.gguf.catalogue import FileSource, read_array, read_catalogue
+from flexinfer.gguf.catalogue import read_catalogue
+from flexinfer.gguf.header import read_array
+from flexinfer.gguf.source import FileSource
 from flexinfer.gguf.types import QUANT_TYPES
 from flexinfer.synth import PRESETS, QUANTS, Shape, write_model
 from flexinfer.synth.shapes import weights
