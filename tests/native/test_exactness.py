@@ -11,7 +11,7 @@ from support.decoding import Scenario, decode, decode_all, decode_plainly
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
-from flexinfer.native.graph.program import Load
+from flexinfer.native.graph.steps import Load
 from flexinfer.planning.fitting import smallest_room
 
 pytestmark = pytest.mark.native

@@ -348,7 +348,7 @@ from flexinfer.native.mirror import CGraph
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.one_pass import OnePass
 from flexinfer.native.graph.foresight import Foresight, _experts_read, _Search
-from flexinfer.native.graph.program import node_addresses
+from flexinfer.native.graph.nodes import node_addresses
 
 experts, found = OnePass._compute_experts, {}
 

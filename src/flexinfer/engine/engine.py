@@ -19,7 +19,7 @@ from flexinfer.engine.programs import Programs
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import InnerBackend
-from flexinfer.native.graph.expert_nodes import Scratch
+from flexinfer.native.graph.routing import Scratch
 from flexinfer.native.mirror import STATUS_SUCCESS
 from flexinfer.planning import planner
 from flexinfer.planning.plan import Plan

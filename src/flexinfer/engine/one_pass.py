@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from flexinfer.engine.interrupts import Interrupted
-from flexinfer.native.graph.expert_nodes import Routed, Scratch, route
-from flexinfer.native.graph.program import Step
+from flexinfer.native.graph.expert_nodes import Routed
+from flexinfer.native.graph.routing import Scratch, route
+from flexinfer.native.graph.steps import Step
 from flexinfer.native.mirror import STATUS_ABORTED, STATUS_SUCCESS
 from flexinfer.seam import Part, WeightSource
 

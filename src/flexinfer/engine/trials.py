@@ -16,8 +16,9 @@ from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.types import TensorInfo
 from flexinfer.native.device.device import device, work_size
 from flexinfer.native.device.phases import Loading, WeightTensor
-from flexinfer.native.graph import program
 from flexinfer.native.graph.check_nodes import check_operands
+from flexinfer.native.graph.nodes import read_nodes
+from flexinfer.native.graph.uses import ExpertUse, looked_up, note_expert_uses, weight_uses
 from flexinfer.native.mirror import CGraph, Tensor
 from flexinfer.planning.plan import Use, Weight
 from flexinfer.storage.layouts import Held
@@ -62,7 +63,7 @@ class Trials:
         self._known: dict[tuple[int, int], Trial] = {}
         self._uses: dict[int, Use] = {}
         self._looked_up: set[int] = set()
-        self._routing: dict[int, program.ExpertUse] = {}
+        self._routing: dict[int, ExpertUse] = {}
         self._tensors = {weight.address: weight for weight in loading.weights}
         self._found = self._find(loading, catalogue)
 
@@ -154,11 +155,11 @@ class Trials:
         return {"experts": experts, "used": routing.used, "group": groups.index(routing.group)}
 
     def _note_uses(self, graph_address: int) -> None:
-        nodes = program.read_nodes(graph_address)
+        nodes = read_nodes(graph_address)
         check_operands(nodes, self._tensors, self._path)
-        program.note_expert_uses(nodes, self._tensors, self._routing)
-        self._looked_up |= program.looked_up(nodes, self._tensors)
-        for address, use in program.weight_uses(nodes, self._tensors).items():
+        note_expert_uses(nodes, self._tensors, self._routing)
+        self._looked_up |= looked_up(nodes, self._tensors)
+        for address, use in weight_uses(nodes, self._tensors).items():
             known = self._uses.setdefault(address, use)
             if known is not use:
                 self._uses[address] = (

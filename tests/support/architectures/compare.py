@@ -159,7 +159,7 @@ def digest(path: str, streamed: bool, setting: Setting) -> dict[str, Any]:
 
 def make_mistake(kind: str) -> None:
     """Place one weight wrongly from now on: not at all, or one block further."""
-    from flexinfer.native.graph.program import Load
+    from flexinfer.native.graph.steps import Load
 
     place = Load.place
 

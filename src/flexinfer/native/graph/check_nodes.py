@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from flexinfer.errors import ModelFileError
 from flexinfer.native.device.phases import WeightTensor
-from flexinfer.native.graph.program import Node, operation, root_of
+from flexinfer.native.graph.nodes import Node, operation, root_of
 from flexinfer.native.mirror import Tensor
 
 _F32, _F16, _I16, _I32, _BF16 = 0, 1, 25, 26, 30

@@ -1,6 +1,6 @@
 """The nodes by which a layer chooses its experts, run early on what the layer before them read.
 
-Private copies, as in `experts_nodes`: the graph's own nodes, results and ids stay as they are. From
+Private copies, as in `expert_nodes`: the graph's own nodes, results and ids stay as they are. From
 a layer's ids the nodes are followed back to the one that multiplies the router's weight; its input
 is replaced by that of an earlier layer's router, which differs from it by one layer's work. So
 whatever an architecture does between (biases, groups, normalising) is done to the guess as well.
@@ -14,8 +14,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from flexinfer.native.graph.expert_nodes import Routed, address_of, viewed
-from flexinfer.native.graph.program import copy_of, node_addresses, operation, read_node, root_of
+from flexinfer.native.graph.expert_nodes import Routed
+from flexinfer.native.graph.nodes import (
+    copy_of,
+    node_addresses,
+    operation,
+    read_node,
+    root_of,
+    viewed,
+)
 from flexinfer.native.library import library
 from flexinfer.native.mirror import CGraph, Tensor
 from flexinfer.seam import Layout
@@ -88,7 +95,7 @@ class Foresight:
         nbytes = int(library().ggml_nbytes(ctypes.addressof(copy)))
         memory = np.zeros(nbytes + _ALIGNMENT, np.uint8)
         self._memory.append(memory)
-        copy.data = -(-address_of(memory) // _ALIGNMENT) * _ALIGNMENT
+        copy.data = -(-int(memory.ctypes.data) // _ALIGNMENT) * _ALIGNMENT
 
 
 class _Search:
