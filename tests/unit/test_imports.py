@@ -144,7 +144,6 @@ def test_outside_modules_stay_where_they_belong(reserved: str) -> None:
     assert {user for user in users if not rooms(user) & RESERVED[reserved]} == set()
 
 
-@pytest.mark.xfail(reason="still to be undone", strict=True)
 def test_no_circle_of_files() -> None:
     left = {module: inside(module) for module in imports()}
     while True:

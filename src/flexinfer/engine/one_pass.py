@@ -7,11 +7,12 @@ It knows neither a library nor a drive.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from flexinfer.engine.interrupts import Interrupted
 from flexinfer.native.graph.expert_nodes import Routed
+from flexinfer.native.graph.foresight import Foresight
 from flexinfer.native.graph.routing import Scratch, route
 from flexinfer.native.graph.steps import Step
 from flexinfer.native.mirror import STATUS_ABORTED, STATUS_SUCCESS
@@ -28,6 +29,10 @@ class Steps(Protocol):
     @property
     def sequence(self) -> Sequence[Part]:
         """The part of each load, in the order of use."""
+
+    @property
+    def foresight(self) -> Mapping[Routed, Foresight]:
+        """What guesses the routing of the layer after, for the routed steps where that works."""
 
     def segment(self, start: int, stop: int) -> Any:
         """What computes the nodes `start` to `stop`."""
@@ -175,7 +180,7 @@ class OnePass:
 
     def _guess(self, routed: Routed) -> None:
         """While a layer's experts are read, find those that the next one will want."""
-        foresight = routed.foresight
+        foresight = self._program.foresight.get(routed)
         if foresight is None:
             return
         most = self._source.guesses(foresight.group, foresight.used)

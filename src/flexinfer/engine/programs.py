@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from flexinfer.native.graph.foresight import foresee
 from flexinfer.native.graph.program import Program
 from flexinfer.native.mirror import CGraph
 from flexinfer.seam import WeightSource
@@ -25,7 +24,6 @@ class Programs:
         program = self._known.get(uid)
         if program is None or program.version != version:
             program = Program(graph_address, source.layouts, version)
-            foresee(graph_address, program.routed, source.layouts)
             self._keep(uid, program)
         return program
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from flexinfer.errors import EngineError
 from flexinfer.native.graph.nodes import viewed
 from flexinfer.native.mirror import Tensor
 from flexinfer.seam import Ready
-
-if TYPE_CHECKING:
-    from flexinfer.native.graph.foresight import Foresight
 
 _F32, _I32 = 0, 26
 _TENSOR = ctypes.sizeof(Tensor)
@@ -98,7 +95,6 @@ class Routed:
     Attributes:
         first: no step before has the same routing.
         next: the next step that has.
-        foresight: guesses the routing of the layer after, where that can be done.
     """
 
     def __init__(self, group: int, ids: int, first: bool) -> None:
@@ -107,7 +103,6 @@ class Routed:
         self.first = first
         self.next: Routed | None = None
         self.singles: Singles | None = None
-        self.foresight: Foresight | None = None
         self.nodes: list[RoutedNode] = []
         self._outputs: set[int] = set()
 

@@ -143,15 +143,18 @@ def _in_memory(layout: Layout) -> bool:
     return len(layout.parts) == 1 and bool(layout.parts[0].address)
 
 
-def foresee(graph_address: int, steps: Sequence[Routed], layouts: Mapping[int, Layout]) -> None:
-    """Give the steps of a graph for one token a foresight of the routing after theirs.
+def foresee(
+    graph_address: int, steps: Sequence[Routed], layouts: Mapping[int, Layout]
+) -> dict[Routed, Foresight]:
+    """For the steps of a graph for one token, a foresight of the routing after theirs.
 
-    There is none where a router's weight is not in memory, and where the router's input is not
+    A step has none where a router's weight is not in memory, and where the router's input is not
     the experts' as well: it may be overwritten before they run.
     """
     firsts = [step for step in steps if step.first and step.tokens == 1]
+    found: dict[Routed, Foresight] = {}
     if len(firsts) < 2:
-        return
+        return found
     nodes = node_addresses(CGraph.from_address(graph_address))
     order = {address: position for position, address in enumerate(nodes)}
     searches = [_Search(step.ids, layouts) for step in firsts]
@@ -163,7 +166,8 @@ def foresee(graph_address: int, steps: Sequence[Routed], layouts: Mapping[int, L
         if following.group == step.group or not all(node in order for node in there.nodes):
             continue
         if _form(here.source) == _form(there.source):
-            step.foresight = Foresight(following.group, there, here.source, order)
+            found[step] = Foresight(following.group, there, here.source, order)
+    return found
 
 
 def _experts_read(step: Routed, source: int) -> bool:

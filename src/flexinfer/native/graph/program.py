@@ -13,6 +13,7 @@ from math import prod
 
 from flexinfer.errors import EngineError
 from flexinfer.native.graph.expert_nodes import Routed
+from flexinfer.native.graph.foresight import Foresight, foresee
 from flexinfer.native.graph.nodes import (
     Node,
     copy_of,
@@ -36,6 +37,7 @@ class Program:
         rows: of what the graph does with a weight first: the tokens of the batch.
         sequence: the part of each load, in the order of use.
         version: of the layouts it was built for.
+        foresight: guesses the routing of the layer after, for the routed steps where that works.
     """
 
     def __init__(self, graph_address: int, layouts: Mapping[int, Layout], version: int) -> None:
@@ -52,6 +54,7 @@ class Program:
         self._close()
         self._array = (ctypes.c_uint64 * max(len(self._nodes), 1))(*self._nodes)
         self._segment = CGraph()
+        self.foresight: Mapping[Routed, Foresight] = foresee(graph_address, self.routed, layouts)
 
     def __repr__(self) -> str:
         return f"<Program {len(self._nodes)} nodes, {len(self.steps)} steps>"
