@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     """Writes a preset in a quantisation, once a session: ``tiny_model("tiny-moe", "q4_K")``."""
-    from flexinfer.synth import write_model
+    from flexinfer.synth.write import write_model
 
     folder = tmp_path_factory.mktemp("models")
 

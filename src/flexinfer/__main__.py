@@ -1,5 +1,5 @@
 """`python -m flexinfer` is the command `flexinfer`."""
 
-from flexinfer.cli import main
+from flexinfer.cli.main import main
 
 main()

@@ -166,7 +166,7 @@ def test_plain_models_never_enter_the_device(tiny_model: TinyModel) -> None:
 
 
 def test_split_files_load(tmp_path: Path) -> None:
-    from flexinfer.synth import write_model
+    from flexinfer.synth.write import write_model
 
     whole = tmp_path / "whole.gguf"
     write_model("tiny-llama", whole, "q8_0")

@@ -195,8 +195,8 @@ with Llama(path, memory=int(memory), n_ctx=1024, n_batch=512, n_threads=2, verbo
 
 def test_the_budget_holds_while_states_are_saved(tmp_path: Path) -> None:
     """In a group of just the budget's size; two copies of the state would not fit."""
-    from flexinfer.synth import write_model
     from flexinfer.synth.shapes import Shape
+    from flexinfer.synth.write import write_model
 
     model, memory = tmp_path / "heads.gguf", 340 * MIB
     write_model(Shape(4, 256, 256, 32, 32, 2048, 128), model)

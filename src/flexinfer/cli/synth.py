@@ -35,7 +35,7 @@ def command(
     if out is None:
         raise click.UsageError("name the file to write, as model.gguf")
     _require_free(out, split, force)
-    from flexinfer.synth import write_model
+    from flexinfer.synth.write import write_model
 
     try:
         with _progress() as report:
@@ -47,7 +47,8 @@ def command(
 
 
 def _list() -> None:
-    from flexinfer.synth import PRESETS, QUANTS
+    from flexinfer.synth.blocks import QUANTS
+    from flexinfer.synth.shapes import PRESETS
 
     width = max(map(len, PRESETS))
     for name, shape in PRESETS.items():

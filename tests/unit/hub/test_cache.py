@@ -12,7 +12,7 @@ from support.tiny_model import TinyModel
 
 from flexinfer.errors import ModelNotFoundError, ReadError
 from flexinfer.hub import hub
-from flexinfer.synth import write_model
+from flexinfer.synth.write import write_model
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from support.tiny_model import TinyModel
 
 from flexinfer.errors import RequestError
 from flexinfer.hub import hub
-from flexinfer.synth import write_model
+from flexinfer.synth.write import write_model
 
 
 def test_a_download_needs_room(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.gguf.header import read_array
 from flexinfer.gguf.source import FileSource
 from flexinfer.gguf.types import QUANT_TYPES
-from flexinfer.synth import PRESETS, QUANTS, Shape, write_model
-from flexinfer.synth.shapes import weights
+from flexinfer.synth.blocks import QUANTS
+from flexinfer.synth.shapes import PRESETS, Shape, weights
 from flexinfer.synth.vocabulary import vocabulary
+from flexinfer.synth.write import write_model
 
 TINY = [name for name in PRESETS if name.startswith("tiny-")]
 QUANT = {t.name: t for t in QUANT_TYPES.values()}
