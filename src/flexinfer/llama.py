@@ -21,6 +21,7 @@ from flexinfer.engine.opening import Opening, Options
 from flexinfer.engine.pass_stats import PassStats
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.errors import BudgetError, EngineError
+from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.machine.auto_budget import Follower, Move
@@ -53,7 +54,7 @@ class Llama(Calls):
     Raises:
         ModelFileError: the file is no GGUF that can be run.
         BudgetError: the budget is too small, with the arithmetic.
-        UnsupportedError: an argument that places weights was given.
+        UnsupportedError: an argument places weights, or llama.cpp does not have the architecture.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Llama(Calls):
         refuse_placement(options)
         check_strategy(strategy)
         self.catalogue: Catalogue = catalogue or read_catalogue(model_path)
+        check_architecture(self.catalogue)
         check_parameters(self.catalogue)
         machine = Machine.detect()
         fill_defaults(options, machine, self.catalogue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flexinfer.binding.private import load_vocabulary
 from flexinfer.errors import ModelFileError
+from flexinfer.memory.heap import trim_heap
 
 
 def tokenize(path: str, text: str, *, verbose: bool = False) -> list[int]:
@@ -22,3 +23,5 @@ def tokenize(path: str, text: str, *, verbose: bool = False) -> list[int]:
         return [int(token) for token in model.tokenize(text.encode(), True, True)]
     finally:
         model.close()
+        # The vocabulary took megabytes, which the budget would otherwise have to bear for good.
+        trim_heap()

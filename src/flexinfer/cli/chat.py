@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,20 @@ import click
 from flexinfer.cli.announce import announce
 from flexinfer.cli.messages import messages
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import Sampling, engine_options, llama_options, sampling_options
+from flexinfer.cli.options import (
+    Sampling,
+    engine_options,
+    llama_options,
+    plan_arguments,
+    sampling_options,
+)
 from flexinfer.errors import RequestError
-from flexinfer.gguf.estimate import KV_TYPES
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
     from flexinfer.chat.conversation import Conversation
-    from flexinfer.gguf.catalogue import Catalogue
     from flexinfer.llama import Llama
 
-_MAX_CONTEXT = 4096
-_MIN_CONTEXT = 512
-_UBATCH = 128
 _HELP = """\
 /clear   forget the conversation        /speed   switch the line of speed on or off
 /save    write the session now          /exit    leave (as Ctrl-D does)
@@ -64,16 +66,14 @@ def command(
     Earlier turns are not computed again.
     """
     catalogue = local_model(model, engine)
-    context = ctx or _context(catalogue, engine)
     from flexinfer.chat.conversation import Conversation
+    from flexinfer.foretell import chat_sizes
     from flexinfer.llama import Llama
 
     with Llama(
         catalogue.paths[0],
         catalogue=catalogue,
-        n_ctx=context,
-        n_batch=max(ubatch or _UBATCH, _UBATCH),
-        n_ubatch=ubatch or _UBATCH,
+        **asdict(chat_sizes(catalogue, plan_arguments(engine), ctx, ubatch)),
         seed=sampling.seed,
         verbose=verbose,
         **llama_options(**engine),
@@ -85,21 +85,6 @@ def command(
         chat = _Chat(llm, talk, session, speed, sampling.stop, -1 if limit is None else limit)
         chat.resume()
         chat.run()
-
-
-def _context(catalogue: Catalogue, engine: dict[str, Any]) -> int:
-    """The model's own context, at most 4096, halved until its cache fits half of the budget."""
-    from flexinfer.gguf.estimate import estimate_costs
-    from flexinfer.machine.machine import Machine
-
-    trained = catalogue.parameter("context_length", _MAX_CONTEXT)
-    context = min(_MAX_CONTEXT, trained if isinstance(trained, int) else _MAX_CONTEXT)
-    kind = KV_TYPES[engine["kv_type"]]
-    costs = estimate_costs(catalogue, (kind, kind))
-    budget = engine["memory"] or Machine.detect().default_budget
-    while context > _MIN_CONTEXT and costs(context, _UBATCH).kv > budget // 2:
-        context //= 2
-    return context
 
 
 class _Chat:

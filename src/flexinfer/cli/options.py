@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,6 +14,9 @@ from flexinfer.errors import SizeError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 from flexinfer.planning.strategies import STRATEGIES
 from flexinfer.sizes import parse_size
+
+if TYPE_CHECKING:
+    from flexinfer.foretell import Arguments
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -156,3 +159,12 @@ def llama_options(
         "strategy": strategy,
         "window": window,
     }
+
+
+def plan_arguments(engine: dict[str, Any]) -> Arguments:
+    """What a plan depends on, from what `engine_options` collected."""
+    from flexinfer.foretell import Arguments
+
+    options = llama_options(**engine)
+    names = {field.name for field in fields(Arguments)}
+    return Arguments(**{name: value for name, value in options.items() if name in names})

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.models import catalogue_of
-from flexinfer.cli.options import engine_options
-from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
+from flexinfer.cli.options import engine_options, plan_arguments
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from flexinfer.planning.forecast import Forecast
     from flexinfer.planning.plan import Plan
 
-_CONTEXT = 512
-_UBATCH = 512
 _RATE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(?:tok(?:ens?)?/s)?\s*")
 
 
@@ -39,6 +36,23 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 @click.command(name="plan")
 @click.argument("model")
 @engine_options
+@click.option(
+    "--as",
+    "speaks_for",
+    type=click.Choice(["run", "chat"]),
+    default="run",
+    show_default=True,
+    help="The command whose context and batch are planned.",
+)
+@click.option(
+    "--prompt-tokens",
+    "prompt",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Length of the prompt that run would get.",
+)
+@click.option("-n", "tokens", type=click.IntRange(1), default=128, help="As run has it.")
 @click.option("--for", "rate", callback=_rate, help="The smallest budget for a rate, as 3tok/s.")
 @click.option("--curve", "with_curve", is_flag=True, help="Predicted rates of other budgets.")
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw into a file.")
@@ -46,6 +60,9 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a picture.")
 def command(
     model: str,
+    speaks_for: str,
+    prompt: int,
+    tokens: int,
     rate: float | None,
     with_curve: bool,
     png: Path | None,
@@ -56,13 +73,13 @@ def command(
     """Show what a memory budget would do for MODEL, from its header alone.
 
     MODEL is a GGUF file, or hf:user/repo[:quant|:file] on the Hugging Face hub, of which only the
-    header is fetched.
+    header is fetched. The other words are those of `run` or `chat`, and mean the same.
     """
     from flexinfer.machine.machine import Machine
 
     machine = Machine.detect()
     catalogue = catalogue_of(model)
-    forecast = _forecast(catalogue, machine, **engine)
+    forecast = _forecast(catalogue, machine, speaks_for, prompt, tokens, **engine)
     if rate is not None:
         forecast = _at(forecast, forecast.budget_for(rate))
     plan = forecast.plan()
@@ -71,9 +88,11 @@ def command(
 
         save_png(plan, png, catalogue.name)
     if as_json:
-        click.echo(json.dumps(_document(catalogue, forecast, plan, with_curve), indent=2))
+        document = {"for": speaks_for, **_document(catalogue, forecast, plan, with_curve)}
+        click.echo(json.dumps(document, indent=2))
         return
-    _show(catalogue, forecast, plan, with_curve)
+    length = f" with a prompt of {prompt} tokens" if speaks_for == "run" else ""
+    _show(catalogue, forecast, plan, f"for {speaks_for}{length}", with_curve)
     _advise(forecast, machine, rate)
     if verbose:
         for reason in plan.reasons:
@@ -83,38 +102,25 @@ def command(
 def _forecast(
     catalogue: Catalogue,
     machine: Machine,
+    speaks_for: str,
+    prompt: int,
+    tokens: int,
     *,
-    memory: int | None,
-    weight_memory: int | None,
     ctx: int | None,
-    threads: int | None,
     ubatch: int | None,
-    kv_type: str,
-    strategy: str,
-    window: int | None,
-    flash_attn: bool,
+    **engine: Any,
 ) -> Forecast:
-    from flexinfer.gguf.estimate import estimate_costs, estimate_weights
-    from flexinfer.planning.forecast import Forecast
-    from flexinfer.planning.plan import Request
-    from flexinfer.rates.rates import drive_for, measure_rates
+    """Of the command `speaks_for`, given the same words."""
+    from dataclasses import replace
 
-    cores = threads or machine.cores
-    weights = estimate_weights(catalogue, cores)
-    kind = KV_TYPES[kv_type]
-    request = Request(
-        budget=memory or machine.default_budget,
-        ctx=ctx or _CONTEXT,
-        ubatch=ubatch or _UBATCH,
-        strategy=strategy,
-        weight_memory=weight_memory,
-        window=window,
-        min_ctx=min(_CONTEXT, ctx or _CONTEXT),
-    )
-    flash = flash_attn or needs_flash_attention(kv_type)
-    costs = estimate_costs(catalogue, (kind, kind), flash_attention=flash)
-    rates = measure_rates(catalogue, weights, drive_for(catalogue), cores)
-    return Forecast(weights, request, costs, rates)
+    from flexinfer.foretell import chat_sizes, forecast, run_sizes
+
+    arguments = plan_arguments(engine)
+    if speaks_for == "chat":
+        sizes = chat_sizes(catalogue, arguments, ctx, ubatch)
+    else:
+        sizes = run_sizes(prompt, tokens, ctx, ubatch)
+    return forecast(catalogue, replace(arguments, sizes=sizes), machine)
 
 
 def _at(forecast: Forecast, budget: int) -> Forecast:
@@ -130,6 +136,8 @@ def _document(
         "model": catalogue.name,
         "architecture": catalogue.architecture,
         "files": list(catalogue.paths),
+        "ctx": plan.ctx,
+        "ubatch": plan.ubatch,
         "budget": plan.request.budget,
         "smallest_budget": forecast.smallest,
         "weight_bytes": plan.weight_bytes,
@@ -144,7 +152,9 @@ def _document(
     return document
 
 
-def _show(catalogue: Catalogue, forecast: Forecast, plan: Plan, with_curve: bool) -> None:
+def _show(
+    catalogue: Catalogue, forecast: Forecast, plan: Plan, what_for: str, with_curve: bool
+) -> None:
     from rich.console import Console
 
     from flexinfer.show import terminal
@@ -152,7 +162,9 @@ def _show(catalogue: Catalogue, forecast: Forecast, plan: Plan, with_curve: bool
     width = max(shutil.get_terminal_size((100, 24)).columns, 60)
     console = Console(width=width, highlight=False)
     console.print(f"{catalogue.name}: {catalogue.architecture}, {_size(catalogue)}")
-    console.print(f"context {plan.ctx}, ubatch {plan.ubatch}, strategy {plan.request.strategy}\n")
+    console.print(
+        f"{what_for}: context {plan.ctx}, ubatch {plan.ubatch}, strategy {plan.request.strategy}\n"
+    )
     console.print(terminal.picture(plan, min(width, 120)))
     console.print()
     console.print(terminal.memory_bar(plan, min(width - 2, 76)))
@@ -187,6 +199,10 @@ def _advise(forecast: Forecast, machine: Machine, rate: float | None) -> None:
     if rate is not None:
         click.echo(f"{rate:.3g} tokens/s need --memory {_option(budget)}")
         return
+    if budget > machine.ceiling and forecast.request.weight_memory is None:
+        click.echo(
+            f"on this machine run and chat use {format_size(machine.ceiling)}: no more is available"
+        )
     advice = forecast.advice(machine.default_budget)
     if advice is not None:
         click.echo(f"--memory {_option(advice[0])} would give about {advice[1]:.2g} tokens/s")

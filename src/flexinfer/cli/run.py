@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -19,9 +20,6 @@ from flexinfer.errors import RequestError
 
 if TYPE_CHECKING:
     from flexinfer.llama import Llama
-
-_CONTEXT_STEP = 256
-_MAX_UBATCH = 512
 
 
 @click.command(name="run")
@@ -51,20 +49,18 @@ def command(
     text = _prompt_text(prompt, prompt_file)
     catalogue = local_model(model, engine)
     from flexinfer.binding.tokenize import tokenize
+    from flexinfer.foretell import run_sizes
 
     # The context depends on their number.
     ids = tokenize(catalogue.paths[0], text, verbose=verbose)
-    context = _context(len(ids), tokens, ctx)
-    batch = ubatch or _ubatch(len(ids))
+    sizes = run_sizes(len(ids), tokens, ctx, ubatch)
     from flexinfer.chat.answering import Answer
     from flexinfer.llama import Llama
 
     with Llama(
         catalogue.paths[0],
         catalogue=catalogue,
-        n_ctx=context,
-        n_batch=max(batch, min(len(ids), _MAX_UBATCH)),
-        n_ubatch=batch,
+        **asdict(sizes),
         seed=sampling.seed,
         verbose=verbose,
         **llama_options(**engine),
@@ -93,22 +89,6 @@ def _prompt_text(prompt: str | None, prompt_file: TextIO | None) -> str:
     if not text:
         raise RequestError("the prompt is empty; give some text")
     return text
-
-
-def _context(prompt: int, tokens: int, asked: int | None) -> int:
-    if asked is None:
-        return -(-(prompt + tokens) // _CONTEXT_STEP) * _CONTEXT_STEP
-    if prompt >= asked:
-        raise RequestError(
-            f"the prompt has {prompt} tokens but the context only {asked}; "
-            f"give --ctx {prompt + tokens} or a shorter prompt"
-        )
-    return asked
-
-
-def _ubatch(prompt: int) -> int:
-    """A power of two that holds the prompt: larger would only cost compute buffers."""
-    return min(max(1 << (prompt - 1).bit_length(), 32), _MAX_UBATCH)
 
 
 @contextmanager

@@ -165,7 +165,7 @@ def test_without_a_home_folder_a_plan_is_made_and_a_download_refused(
 import pwd
 def nobody(uid): raise KeyError(uid)
 pwd.getpwuid = nobody
-from flexinfer.cli import main
+from flexinfer.cli.main import main
 main()
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_", "HOME"))}
