@@ -23,6 +23,8 @@ _EXIT_SECONDS = 5.0
 
 
 class QueuedTransfer(Transfer):
+    """A transfer in pieces, of which `left` are not over yet."""
+
     __slots__ = ("left",)
 
     def __init__(self, pieces: int) -> None:
@@ -31,6 +33,8 @@ class QueuedTransfer(Transfer):
 
 
 class Piece:
+    """One read: bytes of `file` from `offset` into `view`, of which the first `need` must exist."""
+
     __slots__ = ("file", "need", "offset", "transfer", "view")
 
     def __init__(
@@ -44,7 +48,17 @@ class Piece:
 
 
 class ReadThreads:
-    """Threads and their queue. It knows no reader, so a forgotten reader can be collected."""
+    """Threads and their queue. It knows no reader, so a forgotten reader can be collected.
+
+    Args:
+        threads: how many; each makes one read at a time.
+        files: closed by the last thread that ends.
+
+    Attributes:
+        bytes_read: that arrived so far.
+        open: transfers that are not over.
+        busy_s: seconds in which there were some.
+    """
 
     def __init__(self, threads: int, files: Sequence[OpenFile]) -> None:
         self.files = files
@@ -81,6 +95,7 @@ class ReadThreads:
     def submit(
         self, transfer: QueuedTransfer, pieces: Sequence[Piece], *, urgent: bool = False
     ) -> None:
+        """Queue all pieces of a transfer, before those that are not urgent if it is."""
         with self._lock:
             if not self.open:
                 self._busy_since = time.perf_counter()
@@ -90,10 +105,12 @@ class ReadThreads:
             self.queue.put(True)
 
     def count(self, nbytes: int) -> None:
+        """Add bytes that were read outside of the queue."""
         with self._lock:
             self.bytes_read += nbytes
 
     def drop_queued(self) -> None:
+        """End what no thread has begun; every open transfer gets an error."""
         error = ReadError("the read was cancelled")
         while True:
             try:
@@ -109,6 +126,7 @@ class ReadThreads:
                 transfer.error = transfer.error or error
 
     def wait(self, timeout: float | None) -> bool:
+        """Whether all transfers open now are over, after at most `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             running = list(self.open)
@@ -123,6 +141,7 @@ class ReadThreads:
             self.queue.put(False)
 
     def join(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds until all threads have ended."""
         deadline = time.monotonic() + timeout
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 
 from flexinfer.seam import Part
@@ -21,15 +23,34 @@ def test_a_part_keeps_its_place() -> None:
     locked = LockedSet(4 * PAGE)
     a, b = part("a", PAGE), part("b", PAGE)
     locked.arrange([(a, PAGE)])
-    assert locked.nbytes == 0  # reserved, not in memory
+    assert repr(locked) == "<LockedSet 1 parts, 0 bytes>", "reserved, not in memory"
     arrive(locked, a)
+    assert repr(locked) == f"<LockedSet 1 parts, {PAGE} bytes>"
     address = a.address
     locked.arrange([(a, PAGE), (b, PAGE)])
     assert a.address == address
     assert locked.place(a, 0, PAGE)[0] == address
     assert locked.nbytes == PAGE
-    locked.close()
+    assert repr(locked) == f"<LockedSet 2 parts, {PAGE} bytes>"
+    locked.forget(a)
+    assert repr(locked) == "<LockedSet 1 parts, 0 bytes>"
     assert a.address == 0
+    arrive(locked, b)
+    locked.close()
+    assert repr(locked) == "<LockedSet 0 parts, 0 bytes>"
+    assert b.address == 0
+
+
+def test_the_address_is_that_of_the_part_not_of_its_place() -> None:
+    locked = LockedSet(PAGE)
+    one = Part("a", 0, 5000, 100, 0, 1, locked=True)
+    address, view = locked.place(one, 4096, 8192)
+    view[904:1004] = b"x" * 100
+    assert one.address == 0
+    locked.arrived(one)
+    assert one.address == address
+    assert ctypes.string_at(address, 100) == b"x" * 100
+    locked.close()
 
 
 def test_parts_move_when_the_holes_are_too_small() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from support.faulty_reader import FaultyReader, fails, hangs
 
 from flexinfer.errors import ReadError
 from flexinfer.reading.memory_reader import MemoryReader
@@ -20,15 +22,22 @@ BLOB = bytes(i // BLOCK for i in range(16 * BLOCK))
 class Bench:
     """A stream of parts of `BLOB`: part number k holds bytes of value k."""
 
-    def __init__(self, window: int, *, lookahead: bool = True) -> None:
-        self.reader = MemoryReader([BLOB])
+    def __init__(
+        self, window: int, *, lookahead: bool = True, reader: MemoryReader | None = None
+    ) -> None:
+        self.reader = reader or MemoryReader([BLOB])
         self.locked = LockedSet(len(BLOB))
+        self.waiting = Waiting(hang_s=0.02, cancel_s=0.01)
         self.stream = Stream(
-            self.reader, self.locked, window, lookahead=lookahead, waiting=Waiting()
+            self.reader, self.locked, window, lookahead=lookahead, waiting=self.waiting
         )
 
     def part(self, number: int, *, locked: bool = False) -> Part:
         return Part(f"w{number}", 0, number * BLOCK, BLOCK, 0, 8, locked)
+
+    @property
+    def state(self) -> tuple[str, str]:
+        return repr(self.stream), repr(self.locked)
 
     def value(self, index: int) -> int:
         import ctypes
@@ -113,3 +122,105 @@ def test_after_a_stop_the_next_pass_starts_clean(small: Bench) -> None:
     assert small.value(0) == 0
     small.stream.stop()
     assert run(small, parts) == list(range(8))
+
+
+# -- what it holds after each step -----------------------------------------------------------------
+
+
+def ring(places: int) -> str:
+    return f"<Ring {places * BLOCK} of {4 * BLOCK} bytes in {places} places>"
+
+
+def stream(places: int, loads: int, first: int) -> str:
+    return f"<Stream {ring(places)} {loads} loads from {first}>"
+
+
+def locked(parts: int, arrived: int) -> str:
+    return f"<LockedSet {parts} parts, {arrived * BLOCK} bytes>"
+
+
+def test_what_is_held_after_each_step(small: Bench) -> None:
+    parts = [small.part(k, locked=k == 1) for k in range(6)]
+    assert small.state == (stream(0, 0, 0), locked(0, 0))
+    small.stream.begin(parts)
+    assert small.state == (stream(4, 5, 0), locked(1, 0)), "ahead until the ring is full"
+    small.value(0)
+    assert small.state == (stream(4, 5, 0), locked(1, 0))
+    small.stream.release(1)
+    assert small.state == (stream(4, 5, 1), locked(1, 0))
+    small.value(1)
+    assert small.state == (stream(4, 5, 1), locked(1, 1)), "what is to stay arrived"
+    for index in range(2, 6):
+        small.value(index)
+        small.stream.release(index + 1)
+    assert small.state == (stream(4, 5, 6), locked(1, 1)), "ahead into the next pass"
+    small.stream.begin(parts)
+    assert small.state == (stream(4, 5, 0), locked(1, 1))
+    small.stream.stop()
+    assert small.state == (stream(0, 0, 0), locked(1, 1))
+    small.stream.close()
+    small.locked.close()
+    assert small.state == (stream(0, 0, 0), locked(0, 0))
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_what_is_held_after_a_read_that_failed(lost: int) -> None:
+    bench = Bench(4 * BLOCK, reader=FaultyReader([BLOB], {lost: fails()}))
+    parts = [bench.part(k, locked=k == 1) for k in range(6)]
+    with pytest.raises(ReadError, match="the drive failed"):
+        run(bench, parts)
+    # The locked part takes no room of the ring.
+    assert bench.state == (stream(4, 4 + (lost < 2), lost), locked(1, int(lost > 1)))
+    bench.stream.stop()
+    assert bench.state == (stream(0, 0, lost), locked(int(lost > 1), int(lost > 1)))
+    assert run(bench, parts) == list(range(6))
+    assert bench.state == (stream(4, 5, 6), locked(1, 1))
+    bench.stream.close()
+
+
+def test_what_is_held_after_a_wait_that_was_stopped() -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stopped
+
+    bench = Bench(4 * BLOCK, reader=FaultyReader([BLOB], {1: hangs(), 2: hangs()}))
+    bench.waiting.check = stop
+    parts = [bench.part(k, locked=k == 1) for k in range(6)]
+    bench.stream.begin(parts)
+    bench.value(0)
+    with pytest.raises(Stopped):
+        bench.value(1)
+    assert bench.state == (stream(4, 5, 0), locked(1, 0))
+    bench.stream.stop()
+    assert bench.state == (stream(0, 0, 0), locked(0, 0)), "no read is under way any more"
+    assert run(bench, parts) == list(range(6))
+    bench.stream.close()
+
+
+def test_a_read_that_hangs_keeps_its_memory_to_itself() -> None:
+    """Neither the ring nor the locked place that it may still write to is used again."""
+
+    views = []
+
+    class Deaf(FaultyReader):
+        def start(self, file: int, start: int, view: memoryview, *how: Any, **more: Any) -> Any:
+            views.append(view)
+            return super().start(file, start, view, *how, **more)
+
+        def cancel(self, timeout: float | None = None) -> bool:
+            return False
+
+    bench = Bench(4 * BLOCK, reader=Deaf([BLOB], {1: hangs(), 2: hangs()}))
+    parts = [bench.part(k, locked=k == 1) for k in range(6)]
+    bench.stream.begin(parts)
+    before = bench.stream.acquire(0)
+    with pytest.raises(ReadError, match="did not answer"):
+        bench.value(1)
+    bench.stream.stop()
+    assert bench.state == (stream(0, 0, 0), locked(1, 0))
+    bench.stream.begin(parts)
+    assert bench.stream.acquire(0) != before
+    assert run(bench, parts) == list(range(6))
+    bench.stream.close()

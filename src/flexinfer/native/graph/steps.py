@@ -72,8 +72,13 @@ def _vectors(tensor: Tensor, ne: Sequence[int]) -> Iterator[int]:
 class Step:
     """Nodes ``start`` to ``stop`` of a program, to be computed once `loads` are in memory.
 
-    `releases` are indices of loads that no later step uses. A step with `routed` computes only
-    those nodes, none of its own.
+    A step with `routed` computes only those nodes, none of its own.
+
+    Attributes:
+        loads: the parts that its nodes need whole.
+        lookups: the tables of which it needs some rows.
+        releases: loads with a smaller index are used up after it.
+        stream_bytes: of its loads that do not stay.
     """
 
     __slots__ = ("loads", "lookups", "releases", "routed", "start", "stop", "stream_bytes")

@@ -14,6 +14,8 @@ from typing import Protocol
 _FORGET = 0.995
 _BETTER = 1.02
 _LARGEST = 1e200
+# A prompt of this many tokens leaves nothing of the counts before it; more need not be counted.
+_MOST_TICKS = 1024
 # Shadow caches run for one layer in so many: what is learned there holds for all.
 _SAMPLED = 8
 
@@ -66,7 +68,7 @@ class Lfu:
         return f"<Lfu decay {self._decay}, {len(self._counts)} experts>"
 
     def tick(self, tokens: int = 1) -> None:
-        for _ in range(min(tokens, 1024)):
+        for _ in range(min(tokens, _MOST_TICKS)):
             self._weight /= self._decay
             if self._weight > _LARGEST:
                 self._counts = {e: count / _LARGEST for e, count in self._counts.items()}
