@@ -12,7 +12,7 @@ from support.tiny_model import TinyModel
 
 from flexinfer import Llama
 from flexinfer.native.graph.steps import Load
-from flexinfer.planning.fitting import smallest_room
+from flexinfer.planning.expert_slots import Needs
 
 pytestmark = pytest.mark.native
 
@@ -33,7 +33,7 @@ THOROUGH = (
 def least_memory(path: Path) -> int:
     """The fewest bytes for weights that a pass over the model can do with."""
     with Llama(str(path), weight_memory="1GiB", n_ctx=64, verbose=False) as llm:
-        return smallest_room(llm.plan.weights)
+        return Needs.of(llm.plan.weights).least
 
 
 def assert_equal(path: Path, scenarios: tuple[Scenario, ...], memory: int, folder: Path) -> None:

@@ -13,7 +13,7 @@ from support.tiny_model import TinyModel
 from flexinfer import Llama
 from flexinfer.bench.traces import TraceRecorder
 from flexinfer.errors import ReadError
-from flexinfer.planning.expert_slots import smallest_room
+from flexinfer.planning.expert_slots import Needs
 from flexinfer.reading.memory_reader import MemoryReader
 from flexinfer.reading.waiting import Counters, Waiting
 from flexinfer.seam import Batch
@@ -166,7 +166,7 @@ SCENARIOS = (
 
 def least_memory(path: Path) -> int:
     with Llama(str(path), weight_memory="1GiB", n_ctx=64, verbose=False) as llm:
-        return smallest_room(llm.plan.weights)
+        return Needs.of(llm.plan.weights).least
 
 
 @pytest.mark.native

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from flexinfer.planning.plan import Costs, CostsOf, Rates, Use, Weight
+from flexinfer.planning.plan import Costs, CostsOf, Rates
+from flexinfer.planning.weights import Use, Weight
 
 MIB = 1 << 20
 # Machines are slow at times: no example fails for what it takes.

@@ -26,7 +26,8 @@ from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
 from flexinfer.native.device.phases import Loading
 from flexinfer.planning import planner
-from flexinfer.planning.plan import Costs, Plan, Rates, Request, Weight
+from flexinfer.planning.plan import Costs, Plan, Rates, Request
+from flexinfer.planning.weights import Weight
 from flexinfer.reading.reader import Reader
 from flexinfer.reading.waiting import Waiting
 from flexinfer.storage.layouts import Held

@@ -20,7 +20,7 @@ from flexinfer.native.graph.check_nodes import check_operands
 from flexinfer.native.graph.nodes import read_nodes
 from flexinfer.native.graph.uses import ExpertUse, looked_up, note_expert_uses, weight_uses
 from flexinfer.native.mirror import CGraph, Tensor
-from flexinfer.planning.plan import Use, Weight
+from flexinfer.planning.weights import Use, Weight
 from flexinfer.storage.layouts import Held
 
 

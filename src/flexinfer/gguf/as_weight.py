@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from flexinfer.gguf.types import TensorInfo
-from flexinfer.planning.plan import SPAN_SLACK, Use, Weight
+from flexinfer.planning.weights import SPAN_SLACK, Use, Weight
 
 # What the process still grows by after the plan: programs, reader threads, the sampler, the
 # binding's batch and Python's own heap. Measured as the difference to what was settled.

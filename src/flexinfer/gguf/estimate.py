@@ -19,7 +19,8 @@ from flexinfer.gguf.as_weight import (
 )
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.types import QUANT_TYPES, TensorInfo
-from flexinfer.planning.plan import Costs, CostsOf, Use, Weight
+from flexinfer.planning.plan import Costs, CostsOf
+from flexinfer.planning.weights import Use, Weight
 
 # Interpreter, library and command line: anonymous bytes before a model is opened.
 _PROCESS = 30 << 20

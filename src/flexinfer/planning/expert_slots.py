@@ -6,27 +6,45 @@ expert is wanted: dense weights are locked first, what is left becomes slots.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from flexinfer.planning import fitting
-from flexinfer.planning.fitting import MIB, Choice, everything, floor_pages, whole_pages
-from flexinfer.planning.plan import ON_DEMAND, Weight, group_bytes
+from flexinfer.planning.fitting import (
+    MIB,
+    Choice,
+    Choose,
+    everything,
+    floor_pages,
+    least_without_experts,
+    whole_pages,
+)
+from flexinfer.planning.weights import ON_DEMAND, Weight, group_bytes
 from flexinfer.sizes import format_size
 
 _MAX_WINDOW = 64 * MIB
 _WINDOW_SHARE = 16
 
-Choose = Callable[[Sequence[Weight], int, int | None], Choice]
 
+@dataclass(frozen=True)
+class Needs:
+    """What all weights of a model ask for, in bytes.
 
-def smallest_room(weights: Sequence[Weight]) -> int:
-    """The fewest bytes for weights that a pass can do with: the window takes one expert."""
-    groups = group_bytes(weights)
-    if not groups:
-        return fitting.smallest_room(weights)
-    divided = fitting.smallest_room(_dense(weights)) + _least_window(groups)
-    return min(divided, everything(weights))
+    Attributes:
+        least: the fewest that a pass can do with; of experts, one is in memory at a time.
+        whole: passes read nothing any more.
+    """
+
+    least: int
+    whole: int
+
+    @classmethod
+    def of(cls, weights: Sequence[Weight]) -> Needs:
+        whole, groups = everything(weights), group_bytes(weights)
+        if not groups:
+            return cls(min(least_without_experts(weights), whole), whole)
+        dense = _dense(weights)
+        divided = min(least_without_experts(dense), everything(dense)) + _least_window(groups)
+        return cls(min(divided, whole), whole)
 
 
 def choose_with_experts(
@@ -38,14 +56,15 @@ def choose_with_experts(
         return choose(weights, room, window)
     dense = _dense(weights)
     least = _least_window(groups)
-    if everything(dense) + least > room:
+    fixed = everything(dense)
+    if fixed + least > room:
         chosen = choose(dense, room - least, window)
         return _spread(chosen, weights, slots=(0,) * len(groups), expert_window=least)
-    left = room - everything(dense)
+    left = room - fixed
     passing = max(floor_pages(min(_MAX_WINDOW, left // _WINDOW_SHARE)), least)
     locked = tuple(0 if weight.use in ON_DEMAND else weight.rows for weight in dense)
     slots = _slots(groups, floor_pages(left - passing), _experts(weights, len(groups)))
-    chosen = Choice(locked, 0, 0, (f"dense weights ({format_size(everything(dense))}) locked",))
+    chosen = Choice(locked, 0, 0, (f"dense weights ({format_size(fixed)}) locked",))
     return _spread(
         chosen, weights, slots=slots, expert_window=passing, hit_rate=_hit_rate(weights, slots)
     )

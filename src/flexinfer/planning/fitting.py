@@ -7,10 +7,10 @@ locked or pass through the window whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexinfer.planning.plan import ON_DEMAND, Use, Weight, piece_cost
+from flexinfer.planning.weights import ON_DEMAND, Use, Weight, piece_cost, whole_cost
 from flexinfer.sizes import ALIGNMENT
 
 MIB = 1 << 20
@@ -37,6 +37,12 @@ class Choice:
     slots: tuple[int, ...] = ()
     expert_window: int = 0
     hit_rate: float = 0.0
+
+
+# From (weights, bytes for weights, window asked for) to a choice.
+Choose = Callable[[Sequence[Weight], int, int | None], Choice]
+# From (weights, bytes for weights, another window, rows locked now) to a choice.
+Resize = Callable[[Sequence[Weight], int, int, Sequence[int]], Choice]
 
 
 def page_unit(nbytes: int) -> int:
@@ -70,7 +76,7 @@ def everything(weights: Sequence[Weight]) -> int:
 
 def idle_window(weights: Sequence[Weight]) -> int:
     """Bytes of a window for idle weights, should one of them come up after all."""
-    sizes = [_whole_cost(w) for w in weights if w.use is Use.IDLE]
+    sizes = [whole_cost(w) for w in weights if w.use is Use.IDLE]
     return whole_pages(max((size for size in sizes if size <= _MAX_IDLE), default=0))
 
 
@@ -81,7 +87,7 @@ def is_rigid(weight: Weight) -> bool:
 
 def rigid_cost(weights: Sequence[Weight]) -> int:
     """Bytes that lock all rigid weights that passes read."""
-    return whole_pages(sum(map(_whole_cost, _rigid(weights))))
+    return whole_pages(sum(map(whole_cost, _rigid(weights))))
 
 
 def smallest_window(weights: Sequence[Weight], room: int) -> int:
@@ -93,13 +99,13 @@ def smallest_window(weights: Sequence[Weight], room: int) -> int:
     least = _window_of_slices(weights)
     if rigid_cost(weights) + least <= room:
         return least
-    return max(least, whole_pages(2 * max(map(_whole_cost, _rigid(weights)), default=0)))
+    return max(least, whole_pages(2 * max(map(whole_cost, _rigid(weights)), default=0)))
 
 
-def smallest_room(weights: Sequence[Weight]) -> int:
-    """The fewest bytes for weights that a pass can do with."""
+def least_without_experts(weights: Sequence[Weight]) -> int:
+    """The fewest bytes with which a pass streams `weights`, none of them expert by expert."""
     rigid_locked = rigid_cost(weights) + _window_of_slices(weights)
-    return min(smallest_window(weights, 0), rigid_locked, everything(weights))
+    return min(smallest_window(weights, 0), rigid_locked)
 
 
 def lock_fixed(weights: Sequence[Weight], capacity: int) -> list[int]:
@@ -110,7 +116,7 @@ def lock_fixed(weights: Sequence[Weight], capacity: int) -> list[int]:
     locked = [0] * len(weights)
     left = capacity
     for i in _fixed(weights, capacity):
-        cost = _whole_cost(weights[i])
+        cost = whole_cost(weights[i])
         if cost > left:
             break
         locked[i] = weights[i].rows
@@ -140,7 +146,7 @@ def lock_all(weights: Sequence[Weight], room: int) -> Choice:
 
 def rows_within(weight: Weight, nbytes: int) -> int:
     """How many leading rows fit: all, or a multiple of the step that leaves a step to stream."""
-    if _whole_cost(weight) <= nbytes:
+    if whole_cost(weight) <= nbytes:
         return weight.rows
     if is_rigid(weight):
         return 0
@@ -173,10 +179,6 @@ def _rigid(weights: Sequence[Weight]) -> list[Weight]:
 
 def _is_cut(weight: Weight) -> bool:
     return weight.use not in ON_DEMAND and not is_rigid(weight)
-
-
-def _whole_cost(weight: Weight) -> int:
-    return piece_cost(weight, weight.rows)
 
 
 def _slice_cost(weight: Weight) -> int:

@@ -22,7 +22,7 @@ from flexinfer.planning.fitting import (
     rows_within,
     smallest_window,
 )
-from flexinfer.planning.plan import ON_DEMAND, SPAN_SLACK, Weight, piece_cost
+from flexinfer.planning.weights import ON_DEMAND, SPAN_SLACK, Weight, piece_cost, whole_cost
 from flexinfer.sizes import format_size
 
 # The window costs bytes that would else be locked. Below this a drive of 3.5 GB/s is not kept busy
@@ -131,7 +131,7 @@ class _Spread:
             behind = rate * elapsed - unlocked
             crumb = weight.nbytes / _CRUMB
             if crumb < behind < weight.nbytes - crumb and self._splits(weight, large):
-                self._locked[i] = rows_within(weight, _cost(weight) - int(behind))
+                self._locked[i] = rows_within(weight, whole_cost(weight) - int(behind))
             elif behind < weight.nbytes / 2:
                 self._locked[i] = weight.rows
             unlocked += self._unlocked(i)
@@ -162,7 +162,7 @@ class _Spread:
             self._locked[i] = rows
 
     def _rate(self) -> float:
-        total = sum(_cost(self._weights[i]) for i in self._order)
+        total = sum(whole_cost(self._weights[i]) for i in self._order)
         return max(total - self._left(), 0) / (sum(self._clock) or 1.0)
 
     def _left(self) -> int:
@@ -185,10 +185,6 @@ class _Spread:
         if weight.use in ON_DEMAND:
             return 0
         return weight.nbytes - weight.row_bytes * self._locked[i]
-
-
-def _cost(weight: Weight) -> int:
-    return piece_cost(weight, weight.rows)
 
 
 def _clock(weights: Sequence[Weight]) -> list[float]:

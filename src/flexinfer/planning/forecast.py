@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from flexinfer.errors import RequestError
 from flexinfer.planning import planner
 from flexinfer.planning.fitting import everything
-from flexinfer.planning.plan import CostsOf, Plan, Rates, Request, Weight
+from flexinfer.planning.plan import CostsOf, Plan, Rates, Request
+from flexinfer.planning.weights import Weight
 
 _MIB = 1 << 20
 # Reaching this share of the fastest rate is what a larger budget is advised for.
@@ -44,8 +45,8 @@ class Forecast:
     @property
     def enough(self) -> int:
         """Bytes of a budget that holds all that passes read, with context and batch as asked."""
-        need = self.costs(self.request.ctx, self.request.ubatch).total + everything(self.weights)
-        return max(_up(need + max(need // 31, 1)), self.smallest)
+        costs = self.costs(self.request.ctx, self.request.ubatch)
+        return planner.budget_for(costs.total + everything(self.weights))
 
     def curve(self, points: int = 12) -> list[tuple[int, float]]:
         """(budget, tokens/s) from the smallest budget to one that holds everything."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 from flexinfer.errors import BudgetError
 from flexinfer.planning.adaptive_window import LEAST, AdaptiveWindow
-from flexinfer.planning.expert_slots import choose_with_experts, smallest_room
-from flexinfer.planning.fitting import MIB, everything, lock_all, smallest_window
+from flexinfer.planning.expert_slots import Needs, choose_with_experts
+from flexinfer.planning.fitting import MIB, lock_all, smallest_window
 from flexinfer.planning.flex import choose_window, window_for
-from flexinfer.planning.plan import Costs, CostsOf, Plan, Rates, Request, Weight
+from flexinfer.planning.plan import Costs, CostsOf, Plan, Rates, Request
 from flexinfer.planning.strategies import STRATEGIES
+from flexinfer.planning.weights import Weight
 from flexinfer.sizes import format_size
 
 MIN_UBATCH = 32
@@ -43,13 +44,13 @@ def plan(weights: Sequence[Weight], request: Request, costs: CostsOf, rates: Rat
     Raises:
         BudgetError: nothing fits; the message has the arithmetic and the smallest budget.
     """
-    need = smallest_room(weights)
-    comfortable = min(max(_COMFORTABLE, need), everything(weights))
+    needs = Needs.of(weights)
+    comfortable = min(max(_COMFORTABLE, needs.least), needs.whole)
     for room in _rooms(request, costs):
         last_resort = room.ubatch <= MIN_UBATCH or request.weight_memory is not None
-        if room.weights >= (need if last_resort else comfortable):
-            return _decide(weights, request, room, rates)
-    raise BudgetError(_too_small(request, room, need))
+        if room.weights >= (needs.least if last_resort else comfortable):
+            return _decide(weights, needs, request, room, rates)
+    raise BudgetError(_too_small(request, room, needs.least))
 
 
 def refit(plan: Plan, room: int) -> Plan:
@@ -58,14 +59,14 @@ def refit(plan: Plan, room: int) -> Plan:
     Raises:
         BudgetError: `room` does not hold the smallest window.
     """
-    need = smallest_room(plan.weights)
-    if room < need:
+    needs = Needs.of(plan.weights)
+    if room < needs.least:
         raise BudgetError(
             f"{format_size(max(room, 0))} are left for weights but one step needs "
-            f"{format_size(need)}; give a larger memory budget"
+            f"{format_size(needs.least)}; give a larger memory budget"
         )
     decided = _Room(plan.ctx, plan.ubatch, plan.costs, room)
-    return _decide(plan.weights, plan.request, decided, plan.rates)
+    return _decide(plan.weights, needs, plan.request, decided, plan.rates)
 
 
 def adaptive_window(plan: Plan) -> AdaptiveWindow | None:
@@ -103,7 +104,7 @@ def rewindow(plan: Plan, window: int) -> Plan:
 def smallest_budget(weights: Sequence[Weight], request: Request, costs: CostsOf) -> int:
     """Bytes of the smallest budget, in whole MiB, that `plan` accepts for `request`."""
     least = costs(min(request.min_ctx, request.ctx), min(MIN_UBATCH, request.ubatch))
-    return _budget_for(least.total + smallest_room(weights))
+    return budget_for(least.total + Needs.of(weights).least)
 
 
 def margin(budget: int) -> int:
@@ -111,8 +112,8 @@ def margin(budget: int) -> int:
     return min(_MARGIN, budget // _MARGIN_SHARE)
 
 
-def _budget_for(need: int) -> int:
-    """The smallest budget in whole MiB that leaves `need` beside its margin."""
+def budget_for(need: int) -> int:
+    """Bytes of the smallest budget, in whole MiB, that has `need` bytes beside its margin."""
     budget = min(need + _MARGIN, need * _MARGIN_SHARE // (_MARGIN_SHARE - 1))
     return -(-budget // MIB) * MIB
 
@@ -124,7 +125,7 @@ def _too_small(request: Request, room: _Room, need: int) -> str:
             f"{format_size(request.weight_memory)} for weights is too small: one step needs "
             f"{format_size(need)}"
         )
-    budget = _budget_for(costs.total + need)
+    budget = budget_for(costs.total + need)
     return (
         f"the budget of {format_size(request.budget)} is too small: process "
         f"{format_size(costs.overhead)} + KV cache {format_size(costs.kv)} (context {room.ctx}) + "
@@ -151,11 +152,13 @@ def _rooms(request: Request, costs: CostsOf) -> Iterator[_Room]:
             return
 
 
-def _decide(weights: Sequence[Weight], request: Request, room: _Room, rates: Rates) -> Plan:
+def _decide(
+    weights: Sequence[Weight], needs: Needs, request: Request, room: _Room, rates: Rates
+) -> Plan:
     strategy = STRATEGIES[request.strategy]
     # A strategy that locks nothing does lock all of a model that is smaller than its window.
     locks = strategy.locks or room.weights < smallest_window(weights, room.weights)
-    if everything(weights) <= room.weights and locks:
+    if needs.whole <= room.weights and locks:
         choice = lock_all(weights, room.weights)
     else:
         window = request.window

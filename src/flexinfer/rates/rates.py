@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.types import QuantType
-from flexinfer.planning.plan import ON_DEMAND, Rates, Weight
+from flexinfer.planning.plan import Rates
+from flexinfer.planning.weights import ON_DEMAND, Weight
 from flexinfer.rates.cache_file import Remembered
 from flexinfer.rates.drive import ASSUMED_RATE, DriveRate, drive_rate, remember_drive
 from flexinfer.rates.passes import Observed

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from flexinfer.planning.plan import ON_DEMAND, Plan, Use, Weight
+from flexinfer.planning.plan import Plan
+from flexinfer.planning.weights import ON_DEMAND, Use, Weight
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flexinfer.gguf.types import TensorInfo
-from flexinfer.planning.plan import Plan, Use, Weight, row_slices
+from flexinfer.planning.plan import Plan
+from flexinfer.planning.weights import Use, Weight, row_slices
 from flexinfer.seam import ExpertPlace, Layout, Part, RowTable
 from flexinfer.storage.experts.reads import Matrix
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from flexinfer.planning.plan import SPAN_SLACK, Plan
+from flexinfer.planning.plan import Plan
+from flexinfer.planning.weights import SPAN_SLACK
 from flexinfer.reading.reader import Reader
 from flexinfer.reading.waiting import Counters, Waiting
 from flexinfer.seam import Batch, Layout, Part, Ready, RowTable, Traffic

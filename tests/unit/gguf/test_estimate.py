@@ -7,7 +7,7 @@ from support.tiny_model import TinyModel
 
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights
-from flexinfer.planning.plan import Use
+from flexinfer.planning.weights import Use
 
 
 def test_a_header_gives_uses_experts_and_layers(tiny_model: TinyModel) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.weights import MIB, RATES, any_weights, few, fixed_costs, llama, matrix, total
 
-from flexinfer.planning.fitting import smallest_room
-from flexinfer.planning.plan import Costs, Plan, Rates, Request, Use, Weight, piece_cost, row_slices
+from flexinfer.planning.expert_slots import Needs
+from flexinfer.planning.plan import Costs, Plan, Rates, Request
 from flexinfer.planning.planner import plan
+from flexinfer.planning.weights import Use, Weight, piece_cost, row_slices
 
 
 def two_weights(window: int = MIB) -> Plan:
@@ -92,7 +93,7 @@ def test_a_plan_survives_json() -> None:
 @few
 @given(any_weights(), st.integers(0, 40))
 def test_every_plan_survives_json(weights: list[Weight], megabytes: int) -> None:
-    room = smallest_room(weights) + megabytes * MIB
+    room = Needs.of(weights).least + megabytes * MIB
     made = plan(weights, Request(0, 512, 32, weight_memory=room), fixed_costs(), RATES)
     assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
 

@@ -20,17 +20,9 @@ from support.weights import (
 )
 
 from flexinfer.errors import BudgetError
-from flexinfer.planning.fitting import everything, is_rigid, locked_cost, smallest_room
-from flexinfer.planning.plan import (
-    ON_DEMAND,
-    Costs,
-    Plan,
-    Request,
-    Use,
-    Weight,
-    piece_cost,
-    row_slices,
-)
+from flexinfer.planning.expert_slots import Needs
+from flexinfer.planning.fitting import everything, is_rigid, locked_cost
+from flexinfer.planning.plan import Costs, Plan, Request
 from flexinfer.planning.planner import (
     MIN_UBATCH,
     adaptive_window,
@@ -40,6 +32,7 @@ from flexinfer.planning.planner import (
     rewindow,
     smallest_budget,
 )
+from flexinfer.planning.weights import ON_DEMAND, Use, Weight, piece_cost, row_slices
 
 GIB = 1 << 30
 LLAMA_7B = llama()
@@ -86,7 +79,7 @@ def assert_sound(made: Plan, room: int) -> None:
 @few
 @given(any_weights(), st.integers(0, 60 * MIB))
 def test_the_room_is_never_exceeded(weights: list[Weight], more: int) -> None:
-    room = smallest_room(weights) + more
+    room = Needs.of(weights).least + more
     made = within(weights, room)
     assert_sound(made, room)
     assert made.window or not made.streamed_bytes
@@ -95,7 +88,7 @@ def test_the_room_is_never_exceeded(weights: list[Weight], more: int) -> None:
 @few
 @given(any_weights())
 def test_less_than_the_smallest_room_is_refused(weights: list[Weight]) -> None:
-    least = smallest_room(weights)
+    least = Needs.of(weights).least
     if least:
         with pytest.raises(BudgetError, match="for weights is too small: one step needs"):
             within(weights, least - 1)
@@ -106,7 +99,7 @@ def test_less_than_the_smallest_room_is_refused(weights: list[Weight]) -> None:
 def test_a_window_that_was_asked_for_is_taken_if_it_can_be(
     weights: list[Weight], window: int, more: int
 ) -> None:
-    room = smallest_room(weights) + more
+    room = Needs.of(weights).least + more
     made = within(weights, room, window)
     assert_sound(made, room)
 
@@ -165,7 +158,7 @@ def test_more_memory_never_streams_more(megabytes: int, more: int) -> None:
 def test_more_memory_never_streams_more_of_anything(
     weights: list[Weight], first: int, second: int
 ) -> None:
-    least, (few, many) = smallest_room(weights), sorted((first, second))
+    least, (few, many) = Needs.of(weights).least, sorted((first, second))
     small, large = within(weights, least + few), within(weights, least + many)
     largest = max(weight.nbytes for weight in weights)
     assert large.streamed_bytes <= small.streamed_bytes + large.window + largest
@@ -212,7 +205,7 @@ def test_idle_weights_take_no_memory_from_others() -> None:
 
 def test_a_weight_that_may_come_up_after_all_fits_the_window() -> None:
     weights = [matrix("up", MIB, 1024), Weight("encoder", 20 * MIB, 10, Use.IDLE)]
-    assert smallest_room(weights) == 20 * MIB + 8192
+    assert Needs.of(weights).least == 20 * MIB + 8192
     made = within(weights, everything(weights))
     assert (made.window, made.locked_rows) == (20 * MIB + 8192, (1024, 0))
     assert within(weights, 2 * everything(weights)).resident
@@ -233,7 +226,7 @@ def test_a_weight_that_can_neither_be_cut_nor_locked_passes_through_the_window()
     made = within(weights, 50 * MIB)
     assert made.window == 2 * piece_cost(weights[0], 10)
     assert sum(map(bool, made.locked_rows)) == 0
-    assert smallest_room(weights) == made.window
+    assert Needs.of(weights).least == made.window
 
 
 def test_small_tensors_are_locked_in_every_budget_that_holds_them() -> None:

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from support.weights import MIB, RATES, any_weights, few, fixed_costs, llama, matrix, total
 from test_planner import assert_sound
 
-from flexinfer.planning.fitting import is_rigid, smallest_room
-from flexinfer.planning.plan import Plan, Request, Use, Weight
+from flexinfer.planning.expert_slots import Needs
+from flexinfer.planning.fitting import is_rigid
+from flexinfer.planning.paper import algorithm1, three_layers
+from flexinfer.planning.plan import Plan, Request
 from flexinfer.planning.planner import plan
-from flexinfer.planning.strategies import STRATEGIES, algorithm1, three_layers
+from flexinfer.planning.strategies import STRATEGIES
+from flexinfer.planning.weights import Use, Weight
 
 MB = 1_000_000
 LLAMA_7B = llama()
@@ -191,7 +194,7 @@ def test_ours_never_streams_more(name: str, room: int) -> None:
 @few
 @given(any_weights(), st.sampled_from(list(STRATEGIES)), st.integers(0, 60 * MIB))
 def test_the_room_is_never_exceeded(weights: list[Weight], name: str, more: int) -> None:
-    room = smallest_room(weights) + more
+    room = Needs.of(weights).least + more
     made = within(name, weights, room)
     assert_sound(made, room)
     assert made.request.strategy == name

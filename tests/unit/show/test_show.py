@@ -9,7 +9,8 @@ import pytest
 
 from flexinfer.errors import RequestError, UnsupportedError
 from flexinfer.planning.forecast import Forecast
-from flexinfer.planning.plan import Costs, Plan, Rates, Request, Use, Weight
+from flexinfer.planning.plan import Costs, Plan, Rates, Request
+from flexinfer.planning.weights import Use, Weight
 from flexinfer.show import terminal
 from flexinfer.show.grid import Grid, memory_parts
 

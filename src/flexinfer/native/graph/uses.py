@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flexinfer.native.graph.nodes import Node, operation, read_node, root_of
 from flexinfer.native.mirror import Tensor
-from flexinfer.planning.plan import Use
+from flexinfer.planning.weights import Use
 
 
 def weight_uses(nodes: Sequence[Node], weights: Mapping[int, object]) -> dict[int, Use]:

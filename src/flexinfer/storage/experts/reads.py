@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flexinfer.errors import ReadError
 from flexinfer.memory.pages import Arena
-from flexinfer.planning.plan import span_bytes
+from flexinfer.planning.weights import span_bytes
 from flexinfer.reading.reader import Reader, Transfer
 from flexinfer.reading.waiting import Counters, Waiting
 
