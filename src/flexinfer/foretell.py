@@ -17,9 +17,8 @@ from flexinfer.gguf.estimate import (
 )
 from flexinfer.machine.budget import wished_budget
 from flexinfer.machine.machine import Machine
-from flexinfer.planning import planner
 from flexinfer.planning.forecast import Forecast
-from flexinfer.planning.plan import Costs, CostsOf, Plan, Rates, Request
+from flexinfer.planning.plan import MIN_UBATCH, Costs, CostsOf, Plan, Rates, Request
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.rates import drive_for, measure_rates
 from flexinfer.sizes import parse_size
@@ -187,7 +186,7 @@ def require_fit(catalogue: Catalogue, arguments: Arguments) -> None:
     Raises:
         ModelFileError, UnsupportedError, RequestError, BudgetError: as `plan`.
     """
-    least = replace(arguments, sizes=Sizes(_RUN_STEP, planner.MIN_UBATCH, planner.MIN_UBATCH))
+    least = replace(arguments, sizes=Sizes(_RUN_STEP, MIN_UBATCH, MIN_UBATCH))
     # Whether it fits does not depend on rates.
     forecast(catalogue, least, Machine.detect(), Rates(1.0, 1.0, "given")).plan()
 
@@ -205,7 +204,7 @@ def run_sizes(prompt: int, tokens: int, ctx: int | None = None, ubatch: int | No
             f"the prompt has {prompt} tokens but the context only {ctx}; "
             f"give --ctx {prompt + tokens} or a shorter prompt"
         )
-    holding = max(1 << (prompt - 1).bit_length(), planner.MIN_UBATCH)
+    holding = max(1 << (prompt - 1).bit_length(), MIN_UBATCH)
     batch = ubatch or min(holding, _RUN_UBATCH)
     return Sizes(
         n_ctx=ctx or -(-(prompt + tokens) // _RUN_STEP) * _RUN_STEP,

@@ -13,6 +13,8 @@ from typing import Any
 from flexinfer.planning.weights import ON_DEMAND, Use, Weight, group_bytes, piece_cost
 from flexinfer.sizes import format_size
 
+# A smaller batch saves next to nothing and makes prompts slow.
+MIN_UBATCH = 32
 # Of the time in which a step computes, so much is lost to reading beside it.
 _LOST_BESIDE = 0.15
 
@@ -52,6 +54,7 @@ class Request:
             enforced.
         window: bytes of the window, when it was set by hand.
         min_ctx: the context may shrink to this when nothing else helps.
+        min_ubatch: the batch may shrink to this before the context does.
     """
 
     budget: int
@@ -61,6 +64,7 @@ class Request:
     weight_memory: int | None = None
     window: int | None = None
     min_ctx: int = 512
+    min_ubatch: int = MIN_UBATCH
 
 
 # Costs of a context of (ctx, ubatch).

@@ -18,7 +18,6 @@ from flexinfer.planning.strategies import STRATEGIES
 from flexinfer.planning.weights import Weight
 from flexinfer.sizes import format_size
 
-MIN_UBATCH = 32
 _MARGIN = 32 * MIB
 _MARGIN_SHARE = 32
 # A window of this size keeps a drive busy; for less, the batch gives way first.
@@ -38,8 +37,8 @@ class _Room:
 def plan(weights: Sequence[Weight], request: Request, costs: CostsOf, rates: Rates) -> Plan:
     """Decide context, batch, window and locked weights for `request`.
 
-    Gives way in this order: ubatch down to 32, window down to one slice, context down to
-    `request.min_ctx`. `costs` is asked once for each pair that is tried.
+    Gives way in this order: ubatch down to `request.min_ubatch`, window down to one slice, context
+    down to `request.min_ctx`. `costs` is asked once for each pair that is tried.
 
     Raises:
         BudgetError: nothing fits; the message has the arithmetic and the smallest budget.
@@ -47,7 +46,7 @@ def plan(weights: Sequence[Weight], request: Request, costs: CostsOf, rates: Rat
     needs = Needs.of(weights)
     comfortable = min(max(_COMFORTABLE, needs.least), needs.whole)
     for room in _rooms(request, costs):
-        last_resort = room.ubatch <= MIN_UBATCH or request.weight_memory is not None
+        last_resort = room.ubatch <= request.min_ubatch or request.weight_memory is not None
         if room.weights >= (needs.least if last_resort else comfortable):
             return _decide(weights, needs, request, room, rates)
     raise BudgetError(_too_small(request, room, needs.least))
@@ -103,7 +102,7 @@ def rewindow(plan: Plan, window: int) -> Plan:
 
 def smallest_budget(weights: Sequence[Weight], request: Request, costs: CostsOf) -> int:
     """Bytes of the smallest budget, in whole MiB, that `plan` accepts for `request`."""
-    least = costs(min(request.min_ctx, request.ctx), min(MIN_UBATCH, request.ubatch))
+    least = costs(min(request.min_ctx, request.ctx), min(request.min_ubatch, request.ubatch))
     return budget_for(least.total + Needs.of(weights).least)
 
 
@@ -144,8 +143,8 @@ def _rooms(request: Request, costs: CostsOf) -> Iterator[_Room]:
             return
         left = request.budget - margin(request.budget) - need.total
         yield _Room(ctx, ubatch, need, left)
-        if ubatch > MIN_UBATCH:
-            ubatch = max(ubatch // 2, MIN_UBATCH)
+        if ubatch > request.min_ubatch:
+            ubatch = max(ubatch // 2, request.min_ubatch)
         elif ctx > request.min_ctx:
             ctx = max(ctx // 2, request.min_ctx)
         else:

@@ -22,9 +22,8 @@ from support.weights import (
 from flexinfer.errors import BudgetError
 from flexinfer.planning.expert_slots import Needs
 from flexinfer.planning.fitting import everything, is_rigid, locked_cost
-from flexinfer.planning.plan import Costs, Plan, Request
+from flexinfer.planning.plan import MIN_UBATCH, Costs, Plan, Request
 from flexinfer.planning.planner import (
-    MIN_UBATCH,
     adaptive_window,
     margin,
     plan,
