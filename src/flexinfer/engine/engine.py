@@ -18,7 +18,7 @@ from flexinfer.engine.pass_stats import PassStats
 from flexinfer.engine.programs import Programs
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.memory.ledger import Ledger
-from flexinfer.native.device.device import InnerBackend
+from flexinfer.native.device.backends import InnerBackend
 from flexinfer.native.graph.routing import Scratch
 from flexinfer.native.mirror import STATUS_SUCCESS
 from flexinfer.planning import planner

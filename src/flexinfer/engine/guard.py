@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from flexinfer.engine.interrupts import Interrupt
 from flexinfer.errors import EngineError
 from flexinfer.native.device.device import device
+from flexinfer.native.device.interrupts import hold_interrupts
 
 
 class Guard:
@@ -44,30 +43,15 @@ class Guard:
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """A handler that raises inside a ggml callback would be lost; set a flag instead."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        pressed: list[Any] = []
-
-        def press(number: int, frame: Any) -> None:
-            pressed.append((number, frame))
-            self._interrupt.set()
-
-        previous = signal.getsignal(signal.SIGINT)
-        if not callable(previous):
-            yield
-            return
-        signal.signal(signal.SIGINT, press)
-        failure: BaseException | None = None
-        try:
-            yield
-        except RuntimeError as error:
-            failure = error
-        finally:
-            signal.signal(signal.SIGINT, previous)
+        """Ctrl-C stops the passes under way, and then outranks what that made fail."""
+        failure: Exception | None = None
+        with hold_interrupts(self._interrupt.set) as held:
+            try:
+                yield
+            except Exception as error:
+                failure = error
+        if held.pressed:
             self._interrupt.clear()
-        if pressed:
-            previous(*pressed[0])
+            held.deliver()
         if failure is not None:
             raise failure

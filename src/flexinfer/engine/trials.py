@@ -14,7 +14,8 @@ from flexinfer.errors import EngineError, ModelFileError
 from flexinfer.gguf.as_weight import describe, gathered_bytes, looked_up_bytes
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.types import TensorInfo
-from flexinfer.native.device.device import device, work_size
+from flexinfer.native.device.backends import work_size
+from flexinfer.native.device.device import device
 from flexinfer.native.device.phases import Loading, WeightTensor
 from flexinfer.native.graph.check_nodes import check_operands
 from flexinfer.native.graph.nodes import read_nodes

@@ -16,10 +16,10 @@ from flexinfer.native.mirror import (
     GGML_VERSION,
     AllocBuffer,
     Backend,
+    BackendDevice,
     Buffer,
     BufferType,
     CGraph,
-    Device,
     GetBase,
     GetName,
     InitParams,
@@ -88,7 +88,7 @@ def _check_graph(native: Any, context: int) -> None:
 def _check_vtables(native: Any) -> None:
     reg = Reg.from_address(native.ggml_backend_cpu_reg())
     _require(reg.api_version == BACKEND_API_VERSION, f"backend interface {reg.api_version}")
-    device = Device.from_address(native.ggml_backend_reg_dev_get(ctypes.addressof(reg), 0))
+    device = BackendDevice.from_address(native.ggml_backend_reg_dev_get(ctypes.addressof(reg), 0))
     name = ctypes.string_at(GetName(device.iface.get_name)(ctypes.addressof(device)))
     _require(name == b"CPU" and device.reg == ctypes.addressof(reg), "ggml_backend_device")
     buft = BufferType.from_address(native.ggml_backend_cpu_buffer_type())

@@ -215,7 +215,7 @@ class DeviceInterface(Structure):
     ]
 
 
-class Device(Structure):
+class BackendDevice(Structure):
     _fields_ = [("iface", DeviceInterface), ("reg", c_void_p), ("context", c_void_p)]
 
 

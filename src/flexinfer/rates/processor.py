@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from flexinfer.gguf.types import QuantType
 from flexinfer.memory.pages import Arena
-from flexinfer.native.device.device import InnerBackend
+from flexinfer.native.device.backends import InnerBackend
 from flexinfer.native.library import Library, library
 from flexinfer.native.mirror import CGraph, InitParams, Tensor
 from flexinfer.sizes import ALIGNMENT

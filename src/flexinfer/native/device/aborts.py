@@ -8,17 +8,16 @@ no lock that others need may be made this way: loading a model and creating a co
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from flexinfer.errors import FlexInferError, ModelFileError
 from flexinfer.memory.refusals import refused_to_library, start_thread
 from flexinfer.native import mirror
+from flexinfer.native.device.interrupts import hold_interrupts
 from flexinfer.native.library import Library
 
 T = TypeVar("T")
@@ -68,7 +67,7 @@ class Aborts:
         thread = threading.Thread(
             target=self._run, args=(made,), name="flexinfer-open", daemon=True
         )
-        with _interrupts_later() as pressed:
+        with hold_interrupts() as held:
             start_thread(thread)
             made.over.wait()
         if made.aborted is not None:
@@ -76,9 +75,11 @@ class Aborts:
         thread.join()
         if made.failure is not None:
             raise made.failure
-        if pressed:
+        try:
+            held.deliver()
+        except BaseException:
             undo(made.result)
-            raise KeyboardInterrupt
+            raise
         return made.result
 
     def _run(self, made: _Call[T]) -> None:
@@ -98,21 +99,6 @@ class Aborts:
         call.aborted = text
         call.over.set()
         threading.Event().wait()
-
-
-@contextlib.contextmanager
-def _interrupts_later() -> Iterator[list[int]]:
-    """While entered, Ctrl-C is only noted, in the list: nobody can stop the call."""
-    pressed: list[int] = []
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield pressed
-        return
-    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _refusal(path: str, condition: str) -> FlexInferError:
