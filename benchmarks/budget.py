@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
-import time
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import click
-from workers import Worker, cold_start
 
-from flexinfer.bench.limits import limited
+from flexinfer.bench.cold_start import cold_start
+from flexinfer.bench.in_group import GroupRun, run_in_group
+from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import device_of
 from flexinfer.sizes import format_size, parse_size
@@ -34,8 +31,6 @@ from flexinfer.sizes import format_size, parse_size
 # As the vocabulary of `flexinfer synth` has it: one token begins a text, one is a space.
 PROMPT = 14 * "a"
 PROMPT_TOKENS = 16
-# Seconds in which a process loads its libraries and wants no memory for weights yet.
-_LOADING = 0.5
 
 
 @click.command()
@@ -69,26 +64,35 @@ def main(
     )
     click.echo("|---|---|---|---|---|---|---|---|---|---|")
     for text in budgets.split(",") * rounds:
-        budget = parse_size(text)
-        command = [sys.executable, "-m", "flexinfer", "run", model, "--memory", text, "-q"]
-        command += ["-p", PROMPT, "-n", str(tokens), "--ctx", str(ctx), "--temp", "0", "--json"]
-        ours, peak, kills = _run(command, model, budget, rate)
-        if ours["prompt_tokens"] != PROMPT_TOKENS:
-            raise click.ClickException(f"the prompt has {ours['prompt_tokens']} tokens here")
-        memory, speed = ours["memory"], ours["speed"]
-        accounted = sum(memory[k] for k in ("locked", "window", "kv", "compute", "overhead"))
         beside = ["-", "-"]
         if plain:
             script = [sys.executable, __file__.replace("budget.py", "plain.py"), model]
-            reference, _, _ = _run(
-                [*script, PROMPT, str(plain_tokens), str(ctx)], model, budget, rate
-            )
+            script += [PROMPT, str(plain_tokens), str(ctx)]
+            reference = _cold(script, model, parse_size(text), rate).document
             beside = [f"{reference['first_token_s']:.1f}", f"{reference['decode_tok_s']:.3f}"]
-        click.echo(
-            f"| {text} | {accounted / budget:.1%} | {format_size(peak)} ({peak / budget:.1%}) "
-            f"| {kills} | {speed['load_s']} | {speed['first_token_s']} "
-            f"| {speed['decode_tok_s']} | {speed['bound_tok_s']} | {' | '.join(beside)} |"
-        )
+        click.echo(_row(text, model, rate, tokens, ctx) + " | ".join(beside) + " |")
+
+
+def _cold(command: list[str], model: str, memory: int, rate: int | None) -> GroupRun:
+    return run_in_group(command, model, memory, rate, while_loading=cold_start(memory))
+
+
+def _row(text: str, model: str, rate: int | None, tokens: int, ctx: int) -> str:
+    """All columns of one budget but those of llama.cpp with mmap."""
+    budget = parse_size(text)
+    command = [sys.executable, "-m", "flexinfer", "run", model, "--memory", text, "-q"]
+    command += ["-p", PROMPT, "-n", str(tokens), "--ctx", str(ctx), "--temp", "0", "--json"]
+    run = _cold(command, model, budget, rate)
+    if run.document["prompt_tokens"] != PROMPT_TOKENS:
+        raise click.ClickException(f"the prompt has {run.document['prompt_tokens']} tokens here")
+    memory, speed = run.document["memory"], run.document["speed"]
+    accounted = sum(memory[k] for k in ("locked", "window", "kv", "compute", "overhead"))
+    return (
+        f"| {text} | {accounted / budget:.1%} "
+        f"| {format_size(run.peak)} ({run.peak / budget:.1%}) | {run.kills} "
+        f"| {speed['load_s']} | {speed['first_token_s']} "
+        f"| {speed['decode_tok_s']} | {speed['bound_tok_s']} | "
+    )
 
 
 def _bound(model: str, rate: int | None, ctx: int) -> str:
@@ -97,41 +101,14 @@ def _bound(model: str, rate: int | None, ctx: int) -> str:
     with Worker("plain", model, options) as plain:
         prompt = statistics.median(plain.ask("prompt", PROMPT_TOKENS)["times"][0] for _ in range(3))
     job = {"system": "drive", "model": model, "cores": 2, "seconds": 600}
-    device = device_of(model)
-    throttle = limited(read_bps=(device, rate)) if rate and device else nullcontext()
-    with throttle as group:
-        answer = subprocess.run(
-            [sys.executable, "-m", "flexinfer.bench.worker", json.dumps(job)],
-            stdout=subprocess.PIPE,
-            check=True,
-            preexec_fn=group.join if group is not None else None,
-        )
-    drive = json.loads(answer.stdout)["rate"]
+    command = [sys.executable, "-m", "flexinfer.bench.worker", json.dumps(job)]
+    drive = run_in_group(command, model, None, rate).document["rate"]
     weights = read_catalogue(model).nbytes
     bound = max(prompt, weights / drive)
     return (
         f"first token: P {prompt:.2f} s, W {format_size(weights)}, B {drive / 1e9:.2f} GB/s, "
         f"bound {bound:.2f} s, 1.1 x bound + 1.5 s = {1.1 * bound + 1.5:.2f} s\n"
     )
-
-
-def _run(
-    command: list[str], model: str, memory: int, rate: int | None
-) -> tuple[dict[str, Any], int, int]:
-    """The command's JSON document, the group's sampled peak in bytes, and its OOM kills."""
-    device = device_of(model)
-    reads = (device, rate) if rate and device else None
-    with limited(memory=memory, read_bps=reads) as group, group.watch() as seen:
-        with cold_start(memory):
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, text=True, preexec_fn=group.join
-            )
-            time.sleep(_LOADING)
-        out, _ = process.communicate(timeout=3000)
-        kills = group.oom_kills
-    if process.returncode:
-        raise click.ClickException(f"{command[2:5]} ended with {process.returncode}")
-    return json.loads(out), seen.peak, kills
 
 
 def _readahead(model: str) -> str:

@@ -17,19 +17,18 @@ drive's readahead for llama.cpp with mmap and restores it.
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from flexinfer import Llama
-from flexinfer.bench.limits import limited
+from flexinfer.bench.expert_turns import bounds
+from flexinfer.bench.in_group import run_in_group
 from flexinfer.bench.traces import KINDS, Trace, TraceRecorder, made_trace, optimum, simulate
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import device_of
@@ -37,7 +36,6 @@ from flexinfer.sizes import format_size, parse_size
 from flexinfer.storage.experts.guesses import Guessing
 
 _ALL = "all"
-WORKER = str(Path(__file__).with_name("experts_worker.py"))
 
 
 @click.command()
@@ -72,22 +70,32 @@ def main(
     if policies:
         _policies(model)
         return
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {
-        (text, kind): []
+    plans = [
+        (text, kind)
         for text in budgets.split(",")
         for kind in (["-"] if text == _ALL else guesses.split(","))
-    }
+    ]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {plan: [] for plan in plans}
     inside: list[dict[str, Any]] = []
     for _ in range(rounds):
         if memory_step is None:
-            inside.append(_run(None, "memory", model, "-", prompt, tokens))
+            inside.append(_run(model, None, "memory", "-", prompt, tokens))
         else:
             inside.append({"token_s": memory_step / 1000, "prompt_s": float("nan")})
         for (text, kind), runs in found.items():
             runs.append(_ours(model, text, kind, prompt, tokens, inside[-1]["token_s"]))
+    _table(inside, found, prompt)
+    if plain:
+        for text in (text for text in budgets.split(",") if text != _ALL):
+            _mmap(model, text, readahead.split(","), plain_tokens)
+
+
+def _table(
+    inside: list[dict[str, Any]], found: dict[tuple[str, str], list[dict[str, Any]]], prompt: int
+) -> None:
     click.echo(
         f"plain llama.cpp in memory: {_median(inside, 'token_s') * 1e3:.0f} ms a token, a prompt "
-        f"of {prompt} tokens {_median(inside, 'prompt_s'):.1f} s; {rounds} rounds"
+        f"of {prompt} tokens {_median(inside, 'prompt_s'):.1f} s; {len(inside)} rounds"
     )
     click.echo(
         "| cgroup | guesses (a token, right) | slots | hit rate | MB missed, read a token | B GB/s "
@@ -96,12 +104,13 @@ def main(
     click.echo("|" + "---|" * 14)
     for (text, kind), runs in found.items():
         click.echo(_row(text, kind, runs))
-    if plain:
-        for text in (text for text in budgets.split(",") if text != _ALL):
-            for kib in readahead.split(",") if readahead else [""]:
-                with _readahead(model, kib):
-                    mmap = _run(parse_size(text), "plain", model, "-", 2, plain_tokens)
-                click.echo(f"mmap in {text}, readahead {kib or 'own'}: {mmap['token_s'] * 1e3:.0f}")
+
+
+def _mmap(model: str, text: str, readaheads: list[str], tokens: int) -> None:
+    for kib in readaheads:
+        with _readahead(model, kib):
+            mmap = _run(model, parse_size(text), "plain", "-", 2, tokens)
+        click.echo(f"mmap in {text}, readahead {kib or 'own'}: {mmap['token_s'] * 1e3:.0f}")
 
 
 def _ours(
@@ -109,19 +118,11 @@ def _ours(
 ) -> dict[str, Any]:
     """One run and what it is compared with, in seconds."""
     if text == _ALL:
-        ours = _run(None, "ours", model, f"{_everything(model)}", prompt, tokens)
+        budget = f"{read_catalogue(model).nbytes + (2 << 30)}"
+        ours = _run(model, None, "ours", budget, prompt, tokens)
     else:
-        ours = _run(parse_size(text), "ours", model, text, prompt, tokens, guesses)
-    missed = ours["missed_bytes"] / ours["drive"] if "drive" in ours else 0.0
-    experts = compute * ours["expert_share"]
-    ours["bound"] = compute - experts + max(experts, missed)
-    ours["least"] = max(compute, missed)
-    ours["ratio"] = ours["bound"] / ours["token_s"]
-    return ours
-
-
-def _everything(model: str) -> int:
-    return read_catalogue(model).nbytes + (2 << 30)
+        ours = _run(model, parse_size(text), "ours", text, prompt, tokens, guesses)
+    return ours | bounds(ours, compute)
 
 
 def _median(runs: list[dict[str, Any]], name: str) -> float:
@@ -150,21 +151,12 @@ def _row(text: str, guesses: str, runs: list[dict[str, Any]]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _run(memory: int | None, *arguments: Any) -> dict[str, Any]:
-    """The worker's figures, with the peak and the OOM kills of its group."""
+def _run(model: str, memory: int | None, kind: str, *arguments: Any) -> dict[str, Any]:
+    """The worker's figures, with the peak and the OOM kills of its group, from a cold cache."""
     Path("/proc/sys/vm/drop_caches").write_text("3")
-    command = [sys.executable, WORKER, *map(str, arguments)]
-    with nullcontext() if memory is None else limited(memory=memory) as group:
-        join = group.join if group is not None else None
-        with group.watch() if group is not None else nullcontext() as seen:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=join)
-            out, _ = process.communicate(timeout=3000)
-        if process.returncode:
-            raise click.ClickException(f"{arguments} ended with {process.returncode}")
-        figures: dict[str, Any] = json.loads(out)
-        if group is not None and seen is not None:
-            figures |= {"peak": seen.peak, "kills": group.oom_kills}
-    return figures
+    command = [sys.executable, "-m", "flexinfer.bench.expert_turns", kind, model]
+    run = run_in_group([*command, *map(str, arguments)], model, memory)
+    return run.document | ({} if memory is None else {"peak": run.peak, "kills": run.kills})
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from __future__ import annotations
 import statistics
 
 import click
-from workers import Worker
 
+from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 
 

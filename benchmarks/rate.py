@@ -12,15 +12,16 @@ With ``--busy`` the neighbour computes while B and C are measured, too.
 from __future__ import annotations
 
 import statistics
-from contextlib import ExitStack
 
 import click
-from workers import Worker, throttled
 
+from flexinfer.bench.in_group import group_of
+from flexinfer.bench.rate_rounds import least_streamed, measure_round
+from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.sizes import format_size, parse_size
 
-MARGIN = 64 << 20
+_COLUMNS = ("drive", "compute", "bound", "step", "wait", "cpu_per_gb")
 
 
 @click.command()
@@ -58,47 +59,24 @@ def main(
     click.echo("|---|---|---|---|---|---|---|---|---|")
     with Worker("plain", model, options) as plain:
         for share in map(int, shares.split(",")):
-            with ExitStack() as stack:
-                group = throttled(stack, model, rate)
-                budget = weights * share // 100
-                asked = options | {"memory": budget, "strategy": strategy, "window": window}
-                asked |= {"busy": busy}
-                ours = stack.enter_context(Worker("ours", model, asked, group))
+            budget = weights * share // 100
+            asked = options | {"memory": budget, "strategy": strategy, "window": window}
+            asked |= {"busy": busy}
+            with group_of(model, rate=rate) as group, Worker("ours", model, asked, group) as ours:
                 _row(f"{share} % {format_size(budget)}", weights, ours, plain, rounds, steps)
 
 
 def _row(label: str, weights: int, ours: Worker, plain: Worker, rounds: int, steps: int) -> None:
-    memory = ours.facts["memory"]
-    spent = memory["overhead"] + memory["kv"] + memory["compute"] + MARGIN
-    smallest = max(weights - ours.facts["rows"] - (memory["budget"] - spent), 0)
-    ratios, bounds, steps_s, drives, computes, reader_cpu, waits = [], [], [], [], [], [], []
-    for _ in range(rounds):
-        read = [ours.ask("read", 1)]
-        first = ours.ask("step", steps)
-        timed = first["times"]
-        waits.append(first["wait_s"] / steps)
-        compute = statistics.median(plain.ask("step", steps)["times"])
-        timed += ours.ask("step", steps)["times"]
-        read.append(ours.ask("read", 1))
-        seconds = sum(r["times"][0] for r in read) / len(read)
-        nbytes = sum(r["read"] for r in read) / len(read)
-        drive = nbytes / seconds if nbytes else float("inf")
-        bound = max(compute, smallest / drive)
-        step = statistics.median(timed)
-        ratios.append(bound / step)
-        bounds.append(bound)
-        steps_s.append(step)
-        drives.append(drive)
-        computes.append(compute)
-        streamed = nbytes * len(read) / 1e9
-        reader_cpu.append(sum(r["cpu_s"] for r in read) / streamed if streamed else 0.0)
-    median = statistics.median
+    least = least_streamed(weights, ours.facts)
+    found = [measure_round(ours, plain, steps, least) for _ in range(rounds)]
+    ratios = [each.ratio for each in found]
+    middle = {name: statistics.median(getattr(each, name) for each in found) for name in _COLUMNS}
     click.echo(
-        f"| {label} | {format_size(smallest)} | {median(drives) / 1e9:.2f} "
-        f"| {1000 * median(computes):.0f} | {1000 * median(bounds):.0f} "
-        f"| {1000 * median(steps_s):.0f} | {1000 * median(waits):.0f} "
-        f"| {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f}) "
-        f"| {median(reader_cpu):.3f} |"
+        f"| {label} | {format_size(least)} | {middle['drive'] / 1e9:.2f} "
+        f"| {1000 * middle['compute']:.0f} | {1000 * middle['bound']:.0f} "
+        f"| {1000 * middle['step']:.0f} | {1000 * middle['wait']:.0f} "
+        f"| {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f}) "
+        f"| {middle['cpu_per_gb']:.3f} |"
     )
 
 

@@ -21,7 +21,7 @@ from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.plan import MIN_UBATCH, Costs, CostsOf, Plan, Rates, Request
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.rates import drive_for, measure_rates
-from flexinfer.sizes import parse_size
+from flexinfer.sizes import optional_size
 
 _CONTEXT = 512
 # A plan does not cut the context below this one, so as to fit.
@@ -99,38 +99,25 @@ def plan(
 ) -> Plan:
     """The plan that `flexinfer.Llama` with the same arguments makes; no model is opened.
 
-    It comes from the header alone, so its costs are estimates, and the rates of drive and
-    processor are remembered or measured. A budget larger than this machine is taken as it is:
-    `Llama` would use what is available.
+    Costs are estimates, and rates of drive and processor are remembered or measured. A budget
+    larger than this machine is taken as it is: `Llama` would use what is available.
 
     Args:
         model: a GGUF file, the first one when it is split; or its header.
-        memory: bytes the whole process may use, as ``"6GiB"``, ``"50%"`` or an int.
-        weight_memory: a cap on locked weights and window alone.
-        strategy, window: see `flexinfer.Llama`.
+        memory, weight_memory, strategy, window: see `flexinfer.Llama`.
         n_ctx, n_batch, n_ubatch: tokens; a context of 0 is the model's own.
         n_threads: processors; by default all physical cores.
         type_k, type_v: ggml's numbers of the KV cache's types; f16 by default.
 
     Raises:
-        ModelFileError: the file is no GGUF that can be run.
-        UnsupportedError: llama.cpp does not have the model's architecture.
+        ModelFileError, UnsupportedError: the model cannot be run.
         BudgetError: the budget is too small, with the arithmetic.
         RequestError: there is no such strategy or KV cache.
     """
     catalogue = model if isinstance(model, Catalogue) else read_catalogue(model)
-    arguments = Arguments(
-        memory=memory,
-        weight_memory=weight_memory,
-        strategy=strategy,
-        window=window,
-        sizes=Sizes(n_ctx, n_batch, n_ubatch),
-        n_threads=n_threads,
-        type_k=type_k,
-        type_v=type_v,
-        flash_attn=flash_attn,
-        logits_all=logits_all,
-    )
+    held = (memory, weight_memory, strategy, window)
+    sizes = Sizes(n_ctx, n_batch, n_ubatch)
+    arguments = Arguments(*held, sizes, n_threads, type_k, type_v, flash_attn, logits_all)
     return forecast(catalogue, arguments, Machine.detect()).plan()
 
 
@@ -151,14 +138,13 @@ def forecast(
         rates = measure_rates(catalogue, weights, drive_for(catalogue), cores)
     ctx = arguments.sizes.n_ctx or catalogue.parameter("context_length", 0) or _CONTEXT
     batch = min(arguments.sizes.n_batch, ctx)
-    weight_memory, window = arguments.weight_memory, arguments.window
     request = Request(
         budget=arguments.budget(machine),
         ctx=ctx,
         ubatch=min(arguments.sizes.n_ubatch, batch),
         strategy=arguments.strategy,
-        weight_memory=None if weight_memory is None else parse_size(weight_memory),
-        window=None if window is None else parse_size(window),
+        weight_memory=optional_size(arguments.weight_memory),
+        window=optional_size(arguments.window),
         min_ctx=min(_LEAST_CONTEXT, ctx),
     )
     return Forecast(weights, request, _costs(catalogue, arguments, batch), rates)

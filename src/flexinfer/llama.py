@@ -31,7 +31,7 @@ from flexinfer.planning.plan import Plan
 from flexinfer.planning.planner import margin
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
-from flexinfer.sizes import parse_size
+from flexinfer.sizes import optional_size
 from flexinfer.storage.experts.experts import Experts
 from flexinfer.storage.residency import Residency
 
@@ -57,6 +57,12 @@ class Llama(Calls):
         UnsupportedError: an argument places weights, or llama.cpp does not have the architecture.
     """
 
+    # What `close` looks at, however far the constructor came.
+    _engine: Engine | None = None
+    _opening: Opening | None = None
+    _follower: Follower | None = None
+    _projector = 0
+
     def __init__(
         self,
         model_path: str,
@@ -69,10 +75,6 @@ class Llama(Calls):
         on_move: Callable[[Move], None] = lambda move: None,
         **options: Any,
     ) -> None:
-        self._engine: Engine | None = None
-        self._opening: Opening | None = None
-        self._follower: Follower | None = None
-        self._projector = 0
         self._use = threading.RLock()
         self._process = os.getpid()
         self._stack = contextlib.ExitStack()
@@ -85,16 +87,16 @@ class Llama(Calls):
         fill_defaults(options, machine, self.catalogue)
         self._drive = drive_for(self.catalogue)
         self._threads: int = options["n_threads"]
-        wanted = Options(
+        held = Options(
             budget=granted_budget(None if memory == "auto" else memory, machine),
             asked=memory not in (None, "auto"),
             strategy=strategy,
-            weight_memory=None if weight_memory is None else parse_size(weight_memory),
-            window=None if window is None else parse_size(window),
+            weight_memory=optional_size(weight_memory),
+            window=optional_size(window),
             memlock=machine.memlock,
             logits_all=bool(options.get("logits_all")),
         )
-        self._opening = opening = self._begin(wanted)
+        self._opening = opening = self._begin(held)
         try:
             with opening.around():
                 super().__init__(os.fspath(model_path), **options)
@@ -114,12 +116,6 @@ class Llama(Calls):
     def __repr__(self) -> str:
         mode = self.plan.mode if self._engine is not None else "closed"
         return f"<flexinfer.Llama {os.path.basename(self.model_path)}: {mode}>"
-
-    def __enter__(self) -> Llama:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def stats(self) -> PassStats:
@@ -241,11 +237,10 @@ class Llama(Calls):
         )
 
     def _check_open(self) -> None:
-        if self._running().interrupt.closing:
-            raise EngineError("the model is closed; open it again")
+        self._running()
 
     def _running(self) -> Engine:
-        if self._engine is None:
+        if self._engine is None or self._engine.interrupt.closing:
             raise EngineError("the model is closed; open it again")
         return self._engine
 

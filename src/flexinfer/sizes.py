@@ -34,6 +34,15 @@ def parse_size(text: str | int) -> int:
     return size
 
 
+def optional_size(text: str | int | None) -> int | None:
+    """Bytes in `text`, or None where there is none.
+
+    Raises:
+        SizeError: as `parse_size`.
+    """
+    return None if text is None else parse_size(text)
+
+
 def format_size(nbytes: float) -> str:
     """`nbytes` in the largest binary unit that keeps it at 1 or above."""
     size, unit = float(nbytes), "B"

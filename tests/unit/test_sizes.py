@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexinfer.errors import SizeError
-from flexinfer.sizes import format_size, parse_size
+from flexinfer.sizes import format_size, optional_size, parse_size
+
+
+def test_no_size_stays_none() -> None:
+    assert optional_size(None) is None
+    assert optional_size("1K") == 1024
+    with pytest.raises(SizeError):
+        optional_size("")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import llama_cpp
 from llama_cpp.llama import LlamaState
@@ -17,6 +17,8 @@ from flexinfer.binding import private, state
 from flexinfer.binding.check_batches import Batches
 from flexinfer.errors import EngineError, RequestError
 from flexinfer.memory.ledger import Ledger
+
+Own = TypeVar("Own", bound="Calls")
 
 
 class Calls(llama_cpp.Llama):
@@ -27,6 +29,12 @@ class Calls(llama_cpp.Llama):
     # Not in a constructor of its own: the parent's computes nothing before these exist.
     _use: threading.RLock
     _process: int
+
+    def __enter__(self: Own) -> Own:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @abstractmethod
     def memory_use(self) -> dict[str, int]:

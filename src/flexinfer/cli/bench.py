@@ -113,13 +113,8 @@ def command(
         store.describe_machine(description)
         job = Job(catalogue.paths, prompt, tokens, seconds, ctx, max(prompt, 32))
         grid = _grid(catalogue, budgets, systems, drives, cores, windows, description["cores"])
-        runs = store.model(
-            Path(catalogue.paths[0]).name,
-            weights=catalogue.nbytes,
-            prompt=prompt,
-            tokens=tokens,
-            ctx=ctx,
-        )
+        name, sizes = Path(catalogue.paths[0]).name, {"prompt": prompt, "tokens": tokens}
+        runs = store.model(name, weights=catalogue.nbytes, ctx=ctx, **sizes)
         _measure(_possible(grid, job), job, runs, rounds, disturbance)
     _report(store)
 

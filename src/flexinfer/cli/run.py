@@ -19,6 +19,7 @@ from flexinfer.cli.options import Sampling, engine_options, llama_options, sampl
 from flexinfer.errors import RequestError
 
 if TYPE_CHECKING:
+    from flexinfer.chat.answering import Answer
     from flexinfer.llama import Llama
 
 
@@ -54,7 +55,7 @@ def command(
     # The context depends on their number.
     ids = tokenize(catalogue.paths[0], text, verbose=verbose)
     sizes = run_sizes(len(ids), tokens, ctx, ubatch)
-    from flexinfer.chat.answering import Answer
+    from flexinfer.chat import answering
     from flexinfer.llama import Llama
 
     with Llama(
@@ -65,16 +66,20 @@ def command(
         verbose=verbose,
         **llama_options(**engine),
     ) as llm:
-        answer = Answer(llm, ids, tokens, sampling.stop, **sampling.arguments)
-        report = Report(llm, answer, loud=not (quiet or as_json))
         if not quiet:
             announce(llm, engine["memory"], verbose)
-        with _reading(llm, shown=not (quiet or as_json) and sys.stderr.isatty()) as ready:
-            report.follow(ready)
-        if as_json:
-            click.echo(json.dumps(report.document(), indent=2))
-        elif not quiet:
-            click.echo(report.closing_line(), err=True)
+        answer = answering.Answer(llm, ids, tokens, sampling.stop, **sampling.arguments)
+        _show(llm, answer, quiet=quiet, as_json=as_json)
+
+
+def _show(llm: Llama, answer: Answer, *, quiet: bool, as_json: bool) -> None:
+    report = Report(llm, answer, loud=not (quiet or as_json))
+    with _reading(llm, shown=not (quiet or as_json) and sys.stderr.isatty()) as ready:
+        report.follow(ready)
+    if as_json:
+        click.echo(json.dumps(report.document(), indent=2))
+    elif not quiet:
+        click.echo(report.closing_line(), err=True)
 
 
 def _prompt_text(prompt: str | None, prompt_file: TextIO | None) -> str:

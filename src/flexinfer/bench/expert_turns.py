@@ -1,6 +1,6 @@
 """One engine decoding random tokens of a mixture of experts; one JSON document of figures.
 
-    python experts_worker.py ours|plain|memory MODEL BUDGET|- PROMPT TOKENS [GUESSES]
+    python -m flexinfer.bench.expert_turns ours|plain|memory MODEL BUDGET|- PROMPT TOKENS [GUESSES]
 
 ``plain`` is llama.cpp with mmap, ``memory`` without: mapped pages cost faults when touched first.
 GUESSES is ``real``, ``off`` or a number: the share of guessed experts that are left as guessed, the
@@ -20,8 +20,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from workers import open_model
-
+from flexinfer.bench.turns import open_model
 from flexinfer.storage.experts.guesses import Guessing
 
 OPTIONS = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 512, "n_threads": 2, "n_threads_batch": 2}
@@ -42,6 +41,22 @@ def main(
     if kind != "ours":
         return figures | {"token_s": statistics.median(_decode(llm, tokens - half))}
     return figures | _ours(llm, tokens - half)
+
+
+def bounds(figures: dict[str, Any], compute: float) -> dict[str, float]:
+    """What a run of ours is held against; `compute` is a token's seconds with all in memory.
+
+    `bound`: experts are known only after their router, so their reads hide behind nothing but
+    other experts; `least`: as if everything hid behind reading. `ratio` is of the first.
+    """
+    missed = figures["missed_bytes"] / figures["drive"] if "drive" in figures else 0.0
+    experts = compute * figures["expert_share"]
+    bound = compute - experts + max(experts, missed)
+    return {
+        "bound": bound,
+        "least": max(compute, missed),
+        "ratio": bound / figures["token_s"],
+    }
 
 
 def _ours(llm: Any, tokens: int) -> dict[str, Any]:
@@ -141,4 +156,5 @@ def _tokens(llm: Any, count: int) -> list[int]:
 
 if __name__ == "__main__":
     kind_, model_, budget_, prompt_, tokens_ = sys.argv[1:6]
-    print(json.dumps(main(kind_, model_, budget_, int(prompt_), int(tokens_), *sys.argv[6:])))
+    done = main(kind_, model_, budget_, int(prompt_), int(tokens_), *sys.argv[6:])
+    sys.stdout.write(json.dumps(done) + "\n")

@@ -12,12 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+from flexinfer.bench.limits import LimitedGroup
 from flexinfer.bench.plain import open_plain
+from flexinfer.errors import EngineError
 
 PROMPT = list(range(300, 316))
 
@@ -26,10 +26,10 @@ class Worker:
     """One engine in a process of its own; `group` limits it."""
 
     def __init__(
-        self, kind: str, model: str, options: dict[str, Any], group: Any | None = None
+        self, kind: str, model: str, options: dict[str, Any], group: LimitedGroup | None = None
     ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, kind, model, json.dumps(options)],
+            [sys.executable, "-m", "flexinfer.bench.turns", kind, model, json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -63,7 +63,7 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the worker ended with {self._process.wait()}")
+            raise EngineError(f"the worker ended with {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -123,6 +123,11 @@ def _compute_in_python() -> None:
         number += 1
 
 
+def _say(figures: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.flush()
+
+
 def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
     busy = options.pop("busy", False)
     llm = open_model(kind, model, options)
@@ -140,7 +145,7 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
             "predicted_s": 1 / plan.expected_tok_s,
             "rows": sum(w.nbytes for w in plan.weights if w.use.value == "rows"),
         }
-    print(json.dumps(facts), flush=True)
+    _say(facts)
     actions: dict[str, Callable[[Any, int], list[float]]] = {
         "step": _decode,
         "read": _read,
@@ -158,51 +163,8 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
             done = llm.stats - before[0]
             read = llm.read_bytes - before[1]
             answer |= {"wait_s": done.wait_s, "segments": done.segments, "read": read}
-        print(json.dumps(answer), flush=True)
+        _say(answer)
     llm.close()
-
-
-@contextmanager
-def cold_start(memory: int) -> Iterator[None]:
-    """Empty the page cache, and have so many bytes of free memory that were touched just before.
-
-    A virtual machine is given memory at its first touch, up to ten times slower than afterwards,
-    and gives free memory back within seconds. So another process touches some and lets it go at
-    the end of the block: start there what is measured.
-    """
-    Path("/proc/sys/vm/drop_caches").write_text("3")
-    touch = (
-        "import sys, flexinfer.memory.pages as p; n = int(sys.argv[1]); v = p.Arena(n).view(0, n)\n"
-    )
-    touch += "for at in range(0, n, p.PAGE): v[at] = 1\n"
-    touch += "print(flush=True); sys.stdin.read()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", touch, str(memory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    try:
-        yield
-    finally:
-        process.communicate()
-
-
-def throttled(
-    stack: ExitStack, model: str, rate: int | None, memory: int | None = None
-) -> Any | None:
-    """A group with these limits for workers, or None without limits."""
-    if rate is None and memory is None:
-        return None
-    from flexinfer.bench.limits import limited
-    from flexinfer.machine.machine import device_of
-
-    device = device_of(model)
-    assert device is not None
-    reads = None if rate is None else (device, rate)
-    group: AbstractContextManager[Any] = (
-        limited(memory=memory, read_bps=reads) if rate or memory else nullcontext()
-    )
-    return stack.enter_context(group)
 
 
 if __name__ == "__main__":
