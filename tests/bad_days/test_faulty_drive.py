@@ -68,3 +68,33 @@ def test_a_drive_that_hangs_ends_the_request(llm: Llama, drive: FaultyDrive) -> 
     waiting.hang_s = patient
     drive.set("none")
     assert answer(llm) == expected
+
+
+@pytest.fixture(scope="module")
+def network(
+    tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FaultyDrive]:
+    """A drive whose short reads reach whoever reads."""
+    folder = tmp_path_factory.mktemp("network")
+    source = folder / "source"
+    source.mkdir()
+    shutil.copy(tiny_model("tiny-llama", "q4_0"), source / "model.gguf")
+    try:
+        with mounted(source, folder / "mounted", direct_io=True) as drive:
+            yield drive
+    except OSError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("fault", ["short", "crumbs"])
+def test_reads_that_stop_anywhere_are_continued(
+    network: FaultyDrive, tiny_model: TinyModel, fault: str
+) -> None:
+    """From the first byte of the header to the last token: the file is whole."""
+    with open_tiny(tiny_model("tiny-llama", "q4_0"), weight_memory="1MiB") as local:
+        expected = answer(local)
+    network.set(fault)
+    with open_tiny(network.folder / "model.gguf", weight_memory="1MiB") as llm:
+        assert answer(llm) == expected
+        assert llm.plan.streamed_bytes > 0
+    network.set("none")

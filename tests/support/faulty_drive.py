@@ -4,7 +4,9 @@
 
 Shows the files of FOLDER. The word in the file CONTROL decides what reads do: ``error`` (EIO),
 ``once`` (EIO for the next read, then none), ``slow`` (5 ms each), ``hang`` (no answer until the
-word changes), anything else nothing. Short reads mean the end of the file to FUSE: there are none.
+word changes), ``short`` (at most 60,001 bytes each), ``crumbs`` (1,001 each), anything else
+nothing. Short reads mean the end of the file to FUSE, unless it is mounted with ``direct_io``, as
+network file systems are: then whoever reads gets them.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ class FaultyDrive:
 
 
 @contextmanager
-def mounted(source: Path, at: Path) -> Iterator[FaultyDrive]:
-    """Mount `source` in the folder `at`.
+def mounted(source: Path, at: Path, *, direct_io: bool = False) -> Iterator[FaultyDrive]:
+    """Mount `source` in the folder `at`; with `direct_io`, past the page cache.
 
     Raises:
         OSError: it cannot be mounted here; says why.
@@ -51,6 +53,7 @@ def mounted(source: Path, at: Path) -> Iterator[FaultyDrive]:
     drive.set("none")
     at.mkdir()
     command = [sys.executable, __file__, str(source), str(at), str(control)]
+    command += ["direct_io"] if direct_io else []
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         while not os.path.ismount(at):
@@ -68,7 +71,7 @@ def mounted(source: Path, at: Path) -> Iterator[FaultyDrive]:
         server.wait(10)
 
 
-def _serve(source: str, mountpoint: str, control: str) -> None:
+def _serve(source: str, mountpoint: str, control: str, mode: str = "") -> None:
     import mfusepy
 
     lock = threading.Lock()
@@ -106,9 +109,13 @@ def _serve(source: str, mountpoint: str, control: str) -> None:
                 raise mfusepy.FuseOSError(errno.EIO)
             if fault == "slow":
                 time.sleep(0.005)
+            if fault == "short":
+                size = min(size, 60_001)
+            if fault == "crumbs":
+                size = min(size, 1_001)
             return os.pread(fh, size, offset)
 
-    mfusepy.FUSE(Files(), mountpoint, foreground=True, ro=True)
+    mfusepy.FUSE(Files(), mountpoint, foreground=True, ro=True, direct_io=bool(mode))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import time
 from typing import NoReturn, Protocol
 
 from flexinfer.errors import ModelFileError, ModelNotFoundError, ReadError
@@ -12,6 +13,8 @@ from flexinfer.errors import ModelFileError, ModelNotFoundError, ReadError
 # The largest vocabularies take about 20 MB of header.
 HEADER_LIMIT = 128 << 20
 _FIRST, _LARGEST = 64 << 10, 4 << 20
+_RETRIES = 2
+_BACKOFF_SECONDS = 0.02
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
@@ -51,12 +54,24 @@ class FileSource:
             raise ModelFileError(f"{self.name} is {what}; give the path of a GGUF file")
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
-        try:
-            return os.pread(self._fd, nbytes, offset)
-        except OSError as error:
-            raise ReadError(
-                f"{self.name}: {nbytes} bytes at {offset} could not be read: {error.strerror}"
-            ) from error
+        for attempt in range(_RETRIES + 1):
+            try:
+                got = os.pread(self._fd, nbytes, offset)
+            except OSError as error:
+                if attempt == _RETRIES:
+                    raise ReadError(
+                        f"{self.name}: {nbytes} bytes at {offset} could not be read: "
+                        f"{error.strerror}; check the drive"
+                    ) from error
+            else:
+                # Only the size tells the end of a file: a mount may answer with nothing.
+                if got or offset >= os.fstat(self._fd).st_size:
+                    return got
+            time.sleep(_BACKOFF_SECONDS * (attempt + 1))
+        raise ReadError(
+            f"{self.name}: no bytes come from byte {offset} on, though the file has {self.size}; "
+            "check the drive or the mount"
+        )
 
     def close(self) -> None:
         os.close(self._fd)

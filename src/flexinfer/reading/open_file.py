@@ -57,17 +57,19 @@ class OpenFile:
         Raises:
             ReadError: the drive failed, after two more attempts, or the file is too short.
         """
-        got = 0
+        got = empty = 0
         while got < need:
             count = self._read_once(offset + got, view[got:] if got else view)
             got += count
-            # A direct read stops short of a whole block only at the end of the file.
-            ended = self.access is Access.DIRECT and count % ALIGNMENT
-            if not count or (ended and got < need):
-                raise ReadError(
-                    f"{self.path}: the file ends at byte {offset + got}, but {need} bytes are "
-                    f"needed from {offset}: it was truncated; fetch it again"
-                )
+            if got >= need:
+                break
+            empty = 0 if count else empty + 1
+            self._require_more(offset, got, need, empty)
+            # A drive of blocks stops within one only at the end of the file, but what comes over
+            # a network may stop anywhere: begin the block again, unless it is all that came.
+            block = got // ALIGNMENT * ALIGNMENT
+            if self.access is Access.DIRECT and block > got - count:
+                got = block
         if self.access is Access.CLEAN:
             os.posix_fadvise(self.fd, offset, got, os.POSIX_FADV_DONTNEED)
         return got
@@ -95,6 +97,25 @@ class OpenFile:
     def _state(self) -> tuple[int, int]:
         stat = os.fstat(self.fd)
         return stat.st_size, stat.st_mtime_ns
+
+    def _require_more(self, offset: int, got: int, need: int, empty: int) -> None:
+        """Raise `ReadError` where a read that stopped early is not to be continued.
+
+        Only the size tells the end of a file. `empty` is how many reads in a row gave nothing.
+        """
+        size = self._state()[0]
+        if offset + got >= size:
+            raise ReadError(
+                f"{self.path}: the file ends at byte {size}, but {need} bytes are needed from "
+                f"{offset}: it was truncated; fetch it again"
+            )
+        if empty > _RETRIES:
+            raise ReadError(
+                f"{self.path}: no bytes come from byte {offset + got} on, though the file has "
+                f"{size}; check the drive or the mount"
+            )
+        if empty:
+            time.sleep(_BACKOFF_SECONDS * empty)
 
     def _read_once(self, offset: int, view: memoryview) -> int:
         for attempt in range(_RETRIES + 1):

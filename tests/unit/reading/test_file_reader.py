@@ -306,6 +306,80 @@ def test_lasting_io_error_names_place_and_cause(
     reader.close()
 
 
+@pytest.fixture
+def plain(path: Path) -> Iterator[int]:
+    """A descriptor of the file that knows no alignment, as a network file system's."""
+    fd = os.open(path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def shorten(monkeypatch: pytest.MonkeyPatch, plain: int, most: int, nothing: int = 0) -> list[int]:
+    """Reads give at most `most` bytes, and every so many of them none; the counts."""
+    seen: list[int] = []
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if nothing and len(seen) % nothing == nothing - 1:
+            seen.append(0)
+        else:
+            seen.append(os.preadv_(plain, [buffers[0][:most]], offset))  # type: ignore[attr-defined]
+        return seen[-1]
+
+    monkeypatch.setattr(os, "preadv_", os.preadv, raising=False)
+    monkeypatch.setattr(os, "preadv", preadv)
+    return seen
+
+
+@pytest.mark.parametrize("how", ["direct", "clean"])
+@pytest.mark.parametrize(("most", "nothing"), [(1_001, 0), (4_095, 0), (60_001, 0), (4_097, 5)])
+def test_a_read_that_stops_anywhere_is_continued(
+    path: Path,
+    plain: int,
+    arena: Arena,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    most: int,
+    nothing: int,
+) -> None:
+    """As network file systems answer: the end of the file is told by its size alone."""
+    if how == "clean":
+        refuse_direct(monkeypatch)
+    reader = open_reader([path], piece=PIECE, threads=1)  # no thread gets all the empty ones
+    seen = shorten(monkeypatch, plain, most, nothing)
+    for offset, length in ((0, 3 * PIECE), (SIZE - PIECE - 11, PIECE + 11), (SIZE - 1, 1)):
+        transfer, view = load(reader, arena, offset, length)
+        assert transfer.error is None
+        assert view == DATA[offset : offset + length]
+    target = bytearray(5_000)
+    reader.read_into(0, 1_234, memoryview(target))
+    assert target == DATA[1_234:6_234]
+    assert any(count % 4096 for count in seen)
+    reader.close()
+
+
+def test_the_end_of_a_file_is_told_by_its_size(
+    path: Path, plain: int, arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = open_reader([path], piece=PIECE)
+    seen = shorten(monkeypatch, plain, 1_001)
+    os.truncate(path, 3_000)
+    transfer, _ = load(reader, arena, 0, PIECE)
+    assert "ends at byte 3000" in str(transfer.error)
+    assert seen == [1_001, 1_001, 998]
+    reader.close()
+
+
+def test_a_mount_that_gives_nothing_is_not_called_truncated(
+    path: Path, plain: int, arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = open_reader([path], piece=PIECE)
+    shorten(monkeypatch, plain, 4_096, nothing=1)
+    transfer, _ = load(reader, arena, 0, PIECE)
+    assert f"no bytes come from byte 0 on, though the file has {SIZE}" in str(transfer.error)
+    assert "check the drive or the mount" in str(transfer.error)
+    reader.close()
+
+
 def test_wrong_arguments_are_not_tried_again(
     path: Path, arena: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
