@@ -16,6 +16,8 @@ Each also inherits the builtin that a caller would catch. Messages say what happ
 
 from __future__ import annotations
 
+import errno
+
 
 class FlexInferError(Exception):
     """Base of all errors raised by flexinfer."""
@@ -31,6 +33,17 @@ class ModelFileError(FlexInferError, ValueError):
 
 class ModelNotFoundError(ModelFileError, FileNotFoundError):
     """There is no such file, or it may not be read."""
+
+    @classmethod
+    def of(cls, path: str, error: Exception, todo: str) -> ModelNotFoundError:
+        """The error for a file that could not be opened; `todo` is for one that is not there."""
+        number = getattr(error, "errno", None)
+        why = getattr(error, "strerror", None) or str(error)
+        if number in (errno.EMFILE, errno.ENFILE):
+            todo = "raise the limit on open files: ulimit -n 4096"
+        elif number in (errno.EACCES, errno.EPERM):
+            todo = f"ask for the right to read it: ls -l {path}"
+        return cls(f"{path}: {why.lower()}; {todo}")
 
 
 class BudgetError(FlexInferError, MemoryError):

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from flexinfer.errors import ModelFileError
+from flexinfer.gguf.names import part_of
 from flexinfer.gguf.source import Cursor, Source
+from flexinfer.gguf.strangers import name_stranger
 from flexinfer.gguf.types import (
     ARRAY,
     BOOL,
@@ -26,6 +29,7 @@ from flexinfer.gguf.types import (
 )
 
 MAGIC = b"GGUF"
+_HEAD_BYTES = 4096
 # Far above any model; each entry becomes a Python object.
 _MAX_ENTRIES = 1 << 17
 _MAX_NAME = 63
@@ -66,8 +70,12 @@ def parse_header(source: Source, file: int) -> tuple[dict[str, Any], tuple[Tenso
 
 
 def _require_version(cursor: Cursor) -> None:
-    if cursor.take(4) != MAGIC:
-        cursor.fail("this is no GGUF file: it does not start with 'GGUF'", 0)
+    head = cursor.peek(_HEAD_BYTES)
+    if not head.startswith(MAGIC):
+        what, todo = name_stranger(head, cursor.source.size)
+        part = part_of(cursor.source.name)
+        raise ModelFileError(f"{cursor.source.name} is {what}; {part or todo}")
+    cursor.take(len(MAGIC))
     version = cursor.u32()
     if version not in (2, 3):
         if version and not version & 0xFFFF:
@@ -229,7 +237,7 @@ def _placed(
         if stop > size:
             cursor.fail(
                 f"tensor {entry.name} ends at byte {stop} but the file at {size}: it was "
-                "truncated; download it again",
+                f"truncated; {cursor.again}",
                 entry.at,
             )
         yield TensorInfo(

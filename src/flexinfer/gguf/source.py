@@ -9,6 +9,7 @@ import time
 from typing import NoReturn, Protocol
 
 from flexinfer.errors import ModelFileError, ModelNotFoundError, ReadError
+from flexinfer.gguf.names import in_folder, meant_by, part_of
 
 # The largest vocabularies take about 20 MB of header.
 HEADER_LIMIT = 128 << 20
@@ -42,16 +43,14 @@ class FileSource:
             # Not blocking: a named pipe must not hang before it can be refused.
             self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise ModelNotFoundError(
-                f"{self.name}: {why.lower()}; give the path of a GGUF file that you may read"
-            ) from error
+            raise ModelNotFoundError.of(self.name, error, meant_by(self.name)) from error
         status = os.fstat(self._fd)
         self.size = status.st_size
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise ModelFileError(f"{self.name} is {what}; give the path of a GGUF file")
+            if stat.S_ISDIR(status.st_mode):
+                raise ModelFileError(f"{self.name} is a directory; {in_folder(self.name)}")
+            raise ModelFileError(f"{self.name} is no regular file; give the path of a GGUF file")
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         for attempt in range(_RETRIES + 1):
@@ -100,6 +99,11 @@ class Cursor:
         """Offset in the file."""
         return self._start + self._at
 
+    @property
+    def again(self) -> str:
+        """What to do about a file that lacks bytes."""
+        return part_of(self.source.name) or "download it again"
+
     def u32(self) -> int:
         return int(_U32.unpack(self.take(4))[0])
 
@@ -110,6 +114,12 @@ class Cursor:
         start = self._at
         self.skip(nbytes)
         return bytes(self._buffer[start : self._at])
+
+    def peek(self, nbytes: int) -> bytes:
+        """Up to `nbytes` that come next; fewer where the file ends before."""
+        stop = min(self._at + nbytes, self.source.size - self._start)
+        self._fetch(stop)
+        return bytes(self._buffer[self._at : stop])
 
     def skip(self, nbytes: int) -> None:
         stop = self._at + nbytes
@@ -142,7 +152,7 @@ class Cursor:
     def require(self, count: int, least: int, what: str, at: int) -> None:
         """Refuse `count` things of at least `least` bytes that the file has no room for."""
         if count * least > min(self.source.size - self.at, HEADER_LIMIT):
-            self.fail(f"{count} {what} cannot fit in the file; download it again", at)
+            self.fail(f"{count} {what} cannot fit in the file; {self.again}", at)
 
     def fail(self, what: str, at: int) -> NoReturn:
         raise ModelFileError(f"{self.source.name}: {what} (at byte {at})")
@@ -150,7 +160,7 @@ class Cursor:
     def _fetch(self, stop: int) -> None:
         size = self.source.size
         if self._start + stop > size:
-            self.fail(f"the header passes the end of the file, {size}; download it again", self.at)
+            self.fail(f"the header passes the end of the file, {size}; {self.again}", self.at)
         if stop > HEADER_LIMIT:
             self.fail(f"the header is larger than {HEADER_LIMIT} bytes; download it again", self.at)
         while len(self._buffer) < stop:
@@ -158,5 +168,5 @@ class Cursor:
             wanted = max(stop - have, min(max(have, _FIRST), _LARGEST))
             got = self.source.read_at(self._start + have, wanted)
             if not got:
-                self.fail("the file ended early; download it again", self._start + have)
+                self.fail(f"the file ended early; {self.again}", self._start + have)
             self._buffer += got

@@ -173,7 +173,7 @@ def _open(path: str, cached: bool) -> tuple[int, Access]:
             return fd, Access.DIRECT
         fd = os.open(path, flags)
     except OSError as error:
-        raise ModelNotFoundError(f"cannot open {path}: {error.strerror}") from error
+        raise ModelNotFoundError.of(path, error, "give the path of a file") from error
     # Reading ahead would leave pages behind that no piece drops.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     return fd, Access.CLEAN

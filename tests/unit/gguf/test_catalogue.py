@@ -162,7 +162,7 @@ def test_an_unreadable_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
     # Not by its mode: root may read everything.
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(ModelNotFoundError, match=r"m\.gguf: permission denied; give the path"):
+    with pytest.raises(ModelNotFoundError, match=r"m\.gguf: permission denied; ask for the right"):
         FileSource("m.gguf")
 
 
