@@ -70,9 +70,8 @@ def parse_header(source: Source, file: int) -> tuple[dict[str, Any], tuple[Tenso
 
 
 def _require_version(cursor: Cursor) -> None:
-    head = cursor.peek(_HEAD_BYTES)
-    if not head.startswith(MAGIC):
-        what, todo = name_stranger(head, cursor.source.size)
+    if cursor.peek(len(MAGIC)) != MAGIC:
+        what, todo = name_stranger(cursor.peek(_HEAD_BYTES), cursor.source.size)
         part = part_of(cursor.source.name)
         raise ModelFileError(f"{cursor.source.name} is {what}; {part or todo}")
     cursor.take(len(MAGIC))

@@ -16,7 +16,7 @@ _UNFINISHED = re.compile(
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(
-    r"(?:(?:https?|hf)://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?:models/)?"
+    r"(?:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)(?:models/)?"
     r"(?P<repo>[\w.-]+/[\w.-]+)"
     r"(?:/(?:resolve|blob|tree|raw)/(?P<revision>[^/?#]+)(?:/(?P<file>[^?#]+))?)?"
     r"(?::(?P<quant>[\w.-]+))?/?(?:[?#].*)?\Z"

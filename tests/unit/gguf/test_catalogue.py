@@ -178,7 +178,7 @@ def test_what_is_no_file(tmp_path: Path, no_leaks: None) -> None:
 
 def test_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").touch()
-    with pytest.raises(ModelFileError, match="passes the end of the file, 0"):
+    with pytest.raises(ModelFileError, match="is empty"):
         read_catalogue(tmp_path / "m.gguf")
 
 

@@ -34,7 +34,6 @@ def shaped(*tensors: bytes) -> Gguf:
 
 
 HOSTILE: dict[str, tuple[Gguf, str]] = {
-    "magic": (Gguf(magic=b"GGML"), "is no GGUF file"),
     "version 1": (Gguf(version=1), "GGUF version 1 is not supported"),
     "version 4": (Gguf(version=4), "GGUF version 4 is not supported"),
     "big endian": (Gguf(version=3 << 24), "big endian"),
