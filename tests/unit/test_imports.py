@@ -21,10 +21,11 @@ COMMANDS = {"bench", "chat", "cli"}
 BELOW = {"memory", "planning", "machine", "gguf", "reading", "rates", "seam"} | NATIVE | STORAGE
 
 # Folder, or module of the root, to what it may import besides itself and `FOR_ALL`.
-FOR_ALL = {"errors", "sizes"}
+FOR_ALL = {"errors", "sizes", "whole_file"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "sizes": set(),
+    "whole_file": set(),
     "memory": set(),
     "planning": set(),
     "machine": set(),

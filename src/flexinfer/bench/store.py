@@ -16,6 +16,7 @@ from flexinfer.bench.cases import Case
 from flexinfer.errors import RequestError
 from flexinfer.machine.cgroups import PROC, SYS
 from flexinfer.machine.machine import Machine, device_of
+from flexinfer.whole_file import whole_file
 
 _FORMAT = 1
 
@@ -64,11 +65,10 @@ class Store:
         Raises:
             RequestError: it cannot be written.
         """
-        fresh = self.path.with_name(f"{self.path.name}.new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps(self.document, indent=1) + "\n")
-            fresh.replace(self.path)
+            with whole_file(self.path) as fresh:
+                fresh.write_text(json.dumps(self.document, indent=1) + "\n")
         except OSError as error:
             raise RequestError(f"{self.path} cannot be written: {error.strerror}") from error
 

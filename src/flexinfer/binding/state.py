@@ -23,6 +23,7 @@ from flexinfer.binding import private
 from flexinfer.errors import RequestError
 from flexinfer.memory.ledger import Ledger
 from flexinfer.memory.pointers import first_byte, size_cell
+from flexinfer.whole_file import whole_file
 
 _ACCOUNT = "states"
 _MAGIC = b"flexinfer state\0"
@@ -95,19 +96,17 @@ def write_file(llm: Llama, path: Path, ledger: Ledger, kv_bytes: int) -> None:
     ids = [int(token) for token in llm.input_ids[: llm.n_tokens]]
     if not ids:
         raise RequestError("nothing was computed yet: there is no state to write")
-    partial = path.with_name(path.name + ".part")
     tokens = (binding.llama_token * len(ids))(*ids)
-    with _piece(llm, ledger, kv_bytes):
-        name = os.fsencode(partial)
-        written = binding.llama_state_seq_save_file(llm.ctx, name, 0, tokens, len(ids))
-    if not written:
-        partial.unlink(missing_ok=True)
-        raise RequestError(
-            f"the state cannot be written to {path}: is the folder there, the drive full?"
-        )
-    with open(partial, "ab") as file:
-        file.write(_trailer(partial))
-    partial.replace(path)
+    with whole_file(path) as partial:
+        with _piece(llm, ledger, kv_bytes):
+            name = os.fsencode(partial)
+            written = binding.llama_state_seq_save_file(llm.ctx, name, 0, tokens, len(ids))
+        if not written:
+            raise RequestError(
+                f"the state cannot be written to {path}: is the folder there, the drive full?"
+            )
+        with open(partial, "ab") as file:
+            file.write(_trailer(partial))
 
 
 def read_file(llm: Llama, path: Path, ledger: Ledger, kv_bytes: int) -> list[int] | None:

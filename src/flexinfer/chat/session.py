@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexinfer.errors import RequestError
+from flexinfer.whole_file import whole_file
 
 if TYPE_CHECKING:
     from flexinfer.llama import Llama
@@ -39,14 +40,13 @@ def save_session(llm: Llama, path: Path, session: Session) -> None:
         "tokens": session.tokens,
         "cached": ids,
     }
-    cache, partial = _cache_path(path), path.with_name(path.name + ".part")
     try:
         if ids:
-            llm.save_state_file(cache)
-        partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
-        partial.replace(path)
+            llm.save_state_file(_cache_path(path))
+        # The cache can be computed again, the messages can not.
+        with whole_file(path, durable=True) as partial:
+            partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RequestError(f"the session cannot be written to {path}: {error.strerror}") from error
 
 

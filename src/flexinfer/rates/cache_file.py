@@ -7,11 +7,12 @@ as if it were not there.
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from flexinfer.whole_file import whole_file
 
 _FILE = "rates.json"
 _KEPT_SECONDS = 30 * 24 * 3600.0
@@ -44,11 +45,10 @@ class Remembered:
     def put(self, key: str, document: dict[str, Any]) -> None:
         entries = self._entries()
         entries[key] = {**document, "when": time.time()}
-        fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps(entries, indent=1))
-            fresh.replace(self.path)
+            with whole_file(self.path) as fresh:
+                fresh.write_text(json.dumps(entries, indent=1))
 
     def _entries(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from flexinfer.sizes import format_size
 from flexinfer.synth.blocks import QUANTS, Bytes, fill
 from flexinfer.synth.shapes import PRESETS, Shape, Weight, weights
 from flexinfer.synth.vocabulary import BOS, CHAT_TEMPLATE, EOS, vocabulary
+from flexinfer.whole_file import whole_file
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -66,7 +66,7 @@ def write_model(
             writer.add_uint16("split.no", number)
             writer.add_uint16("split.count", split)
             writer.add_int32("split.tensors.count", len(found))
-        with _complete_file(path) as partial:
+        with whole_file(path) as partial:
             _write_file(writer, partial, group, seeds, report)
     return paths
 
@@ -156,17 +156,6 @@ def _add_tokenizer(writer: GGUFWriter, size: int) -> None:
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
-
-
-@contextlib.contextmanager
-def _complete_file(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` on success and nothing on failure."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_file(

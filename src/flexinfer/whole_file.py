@@ -1,0 +1,41 @@
+"""A file that is written whole or not at all: beside its place first, then under its name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A path to write to. On success it becomes `path`; on failure it is gone and `path` untouched.
+
+    Two who write the same file at a time do not meet: the last one's stays.
+
+    Args:
+        durable: once it has its name it also survives a loss of power.
+
+    Raises:
+        OSError: the file cannot be renamed, or not be brought to the drive.
+    """
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield partial
+        if durable:
+            _to_drive(partial)
+        partial.replace(path)
+        if durable:
+            _to_drive(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _to_drive(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
