@@ -17,16 +17,15 @@ from typing import Any
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.interrupts import Interrupt
 from flexinfer.engine.process_ledger import beside_others
-from flexinfer.engine.trials import Trials
+from flexinfer.engine.trials import Outputs, Trials
 from flexinfer.errors import ModelFileError
-from flexinfer.gguf.as_weight import GROWTH, encoded_bytes
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.machine.machine import process_memory
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
 from flexinfer.native.device.phases import Loading
 from flexinfer.planning import planner
-from flexinfer.planning.plan import Costs, Plan, Rates, Request
+from flexinfer.planning.plan import Plan, Rates, Request
 from flexinfer.planning.weights import Weight
 from flexinfer.reading.reader import Reader
 from flexinfer.reading.waiting import Waiting
@@ -191,7 +190,6 @@ class Opening:
         assert self._loading is not None
         # The first model bears what the process was before it; later ones what they add.
         base = process_memory() - (self._began if self._ledger.used else 0)
-        vocabulary = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
         trials = Trials(
             lambda trial: self._attempt(lambda: create(model, trial), binding.llama_free),
             binding.llama_free,
@@ -201,22 +199,13 @@ class Opening:
         )
         trials.run(params.n_ctx, params.n_ubatch)
 
-        width = int(binding.llama_model_n_embd(model))
-        encodes = binding.llama_model_has_encoder(model)
-
-        def outputs(ctx: int, ubatch: int) -> int:
-            """Bytes that a context hands out at its first batch, not when it is created."""
-            if encodes:
-                return encoded_bytes(vocabulary, width, ubatch)
-            return 4 * vocabulary * min(int(params.n_batch), ctx) if self._options.logits_all else 0
-
-        def costs(ctx: int, ubatch: int) -> Costs:
-            trial = trials.run(ctx, ubatch)
-            logits = 4 * vocabulary * ctx if self._options.logits_all else 0
-            extra = trial.work + trials.batch_bytes(ubatch)
-            kv = trial.kv + outputs(ctx, ubatch)
-            return Costs(base + GROWTH + extra + logits, kv, trial.compute)
-
+        outputs = Outputs(
+            vocabulary=int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model))),
+            width=int(binding.llama_model_n_embd(model)),
+            batch=int(params.n_batch),
+            encodes=bool(binding.llama_model_has_encoder(model)),
+            logits_all=self._options.logits_all,
+        )
         weights, held = trials.weights()
         request = Request(
             budget=self._options.budget,
@@ -227,7 +216,12 @@ class Opening:
             window=self._options.window,
             min_ctx=min(self._options.min_ctx, params.n_ctx),
         )
-        plan = planner.plan(weights, request, costs, self._rates(weights))
+        plan = planner.plan(
+            weights,
+            request,
+            lambda ctx, ubatch: trials.costs(ctx, ubatch, base, outputs),
+            self._rates(weights),
+        )
         params.n_ctx, params.n_ubatch = plan.ctx, plan.ubatch
         self.plan = plan
         self._carry_out(plan, held)

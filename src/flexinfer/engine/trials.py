@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexinfer.errors import EngineError, ModelFileError
-from flexinfer.gguf.as_weight import describe, gathered_bytes, looked_up_bytes
+from flexinfer.gguf.as_weight import (
+    GROWTH,
+    describe,
+    encoded_bytes,
+    gathered_bytes,
+    looked_up_bytes,
+)
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.types import TensorInfo
 from flexinfer.native.device.backends import work_size
@@ -21,8 +27,11 @@ from flexinfer.native.graph.check_nodes import check_operands
 from flexinfer.native.graph.nodes import read_nodes
 from flexinfer.native.graph.uses import ExpertUse, looked_up, note_expert_uses, weight_uses
 from flexinfer.native.mirror import CGraph, Tensor
+from flexinfer.planning.plan import Costs
 from flexinfer.planning.weights import Use, Weight
 from flexinfer.storage.layouts import Held
+
+_F32 = 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,35 @@ class Trial:
     kv: int
     compute: int
     work: int
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a context hands out at its first batch, not when it is created.
+
+    Attributes:
+        vocabulary: logits of one token.
+        width: numbers of an embedding.
+        batch: tokens of the largest batch.
+        encodes: the model has an encoder, which hands out embeddings as well.
+        logits_all: the logits of every token are asked for, and kept.
+    """
+
+    vocabulary: int
+    width: int
+    batch: int
+    encodes: bool
+    logits_all: bool
+
+    def of_context(self, ctx: int, ubatch: int) -> int:
+        """Bytes that the context allocates."""
+        if self.encodes:
+            return encoded_bytes(self.vocabulary, self.width, ubatch)
+        return _F32 * self.vocabulary * min(self.batch, ctx) if self.logits_all else 0
+
+    def kept(self, ctx: int) -> int:
+        """Bytes of all logits of a full context, which the binding keeps."""
+        return _F32 * self.vocabulary * ctx if self.logits_all else 0
 
 
 class Trials:
@@ -99,6 +137,13 @@ class Trials:
         trial = Trial(measuring.other, measuring.compute, work)
         self._known[ctx, ubatch] = trial
         return trial
+
+    def costs(self, ctx: int, ubatch: int, base: int, outputs: Outputs) -> Costs:
+        """What a context of that size costs in a process of `base` bytes."""
+        trial = self.run(ctx, ubatch)
+        extra = trial.work + self.batch_bytes(ubatch) + outputs.kept(ctx)
+        kv = trial.kv + outputs.of_context(ctx, ubatch)
+        return Costs(base + GROWTH + extra, kv, trial.compute)
 
     def batch_bytes(self, ubatch: int) -> int:
         """Bytes that rows of embeddings and of experts take in a batch."""
