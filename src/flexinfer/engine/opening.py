@@ -216,14 +216,13 @@ class Opening:
             window=self._options.window,
             min_ctx=min(self._options.min_ctx, params.n_ctx),
         )
-        plan = planner.plan(
+        self.plan = plan = planner.plan(
             weights,
             request,
             lambda ctx, ubatch: trials.costs(ctx, ubatch, base, outputs),
             self._rates(weights),
         )
         params.n_ctx, params.n_ubatch = plan.ctx, plan.ubatch
-        self.plan = plan
         self._carry_out(plan, held)
 
     def _carry_out(self, plan: Plan, held: list[Held]) -> None:
