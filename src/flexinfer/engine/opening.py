@@ -63,7 +63,8 @@ class Opening:
         options: budget and strategy.
         ledger: of the process.
         open_reader: makes the reader of the model's files once the plan is known.
-        rates: of drive and processor, asked once the weights are known.
+        rates: the weights with the time of each, and the rates of drive and processor; asked once
+            the weights are known.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Opening:
         options: Options,
         ledger: Ledger,
         open_reader: Callable[[bool], Reader],
-        rates: Callable[[Sequence[Weight]], Rates],
+        rates: Callable[[Sequence[Weight]], tuple[list[Weight], Rates]],
     ) -> None:
         self.engine: Engine | None = None
         self.storage: Residency | None = None
@@ -216,11 +217,12 @@ class Opening:
             window=self._options.window,
             min_ctx=min(self._options.min_ctx, params.n_ctx),
         )
+        timed, rates = self._rates(weights)
         self.plan = plan = planner.plan(
-            weights,
+            timed,
             request,
             lambda ctx, ubatch: trials.costs(ctx, ubatch, base, outputs),
-            self._rates(weights),
+            rates,
         )
         params.n_ctx, params.n_ubatch = plan.ctx, plan.ubatch
         self._carry_out(plan, held)

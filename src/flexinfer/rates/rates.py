@@ -21,6 +21,7 @@ from flexinfer.reading.reader import Reader
 
 # Bytes of weights a second, where nobody measured; small models only.
 _ASSUMED_COMPUTE = 10e9
+# So many types are probed; the others of a model have little work.
 _TYPES = 3
 # Computing with less takes no time that matters.
 _SMALLEST = 64 << 20
@@ -45,24 +46,73 @@ def open_model(catalogue: Catalogue, drive: DriveRate, *, resident: bool) -> Rea
 
 def measure_rates(
     catalogue: Catalogue, weights: Sequence[Weight], drive: DriveRate, cores: int
-) -> Rates:
-    """Rates for this model on `cores` processors; `drive` is taken as it is.
+) -> tuple[list[Weight], Rates]:
+    """The weights with the time of each, and rates for this model on `cores` processors.
 
-    From passes of the model within the last month, or from a probe of the processor with the
-    model's main quantisations.
+    Each type's rate comes from a probe, remembered for a month, so that whoever asks again gets the
+    same plan; the sum of all comes from passes of the model within the last month, if there were
+    any. The times of a model too small to matter are left out.
+
+    Args:
+        weights: of the catalogue, in any order.
+        drive: taken as it is.
     """
-    work = _work(catalogue, weights)
+    types = {tensor.name: tensor.type for tensor in catalogue.tensors}
+    work = _work(weights, types)
     total = sum(work.values())
     if total < _SMALLEST:
-        return Rates(drive.rate, total / _ASSUMED_COMPUTE, "assumed")
+        return list(weights), Rates(drive.rate, total / _ASSUMED_COMPUTE, "assumed")
+    timed = time_each(weights, types, _type_rates(work, cores))
     known = (Remembered().get(_key(catalogue, cores)) or {}).get("compute_s")
     if isinstance(known, float) and known > 0:
-        return Rates(drive.rate, known, "passes")
-    from flexinfer.rates.processor import compute_rates  # late: it loads the native library
+        return timed, Rates(drive.rate, known, "passes")
+    return timed, Rates(drive.rate, sum(weight.compute_s for weight in timed), "probe")
 
+
+def time_each(
+    weights: Sequence[Weight], types: Mapping[str, QuantType], rates: Mapping[str, float]
+) -> list[Weight]:
+    """The weights with the seconds that one token's work with each takes.
+
+    Args:
+        types: by name of the weight.
+        rates: bytes/s by name of the type; others go at the average of those.
+    """
+    work = _work(weights, types)
+    known = {kind: nbytes for kind, nbytes in work.items() if kind.name in rates}
+    pace = sum(nbytes / rates[kind.name] for kind, nbytes in known.items()) / sum(known.values())
+
+    def seconds(weight: Weight) -> float:
+        if weight.use in ON_DEMAND:
+            return 0.0
+        rate = rates.get(types[weight.name].name)
+        return weight.token_bytes / rate if rate else weight.token_bytes * pace
+
+    return [replace(weight, compute_s=seconds(weight)) for weight in weights]
+
+
+def _type_rates(work: Mapping[QuantType, int], cores: int) -> dict[str, float]:
+    """Bytes/s of the types with the most work, remembered or measured, by name."""
+    memory = Remembered()
     largest = sorted(work, key=lambda kind: -work[kind])[:_TYPES]
-    rates = compute_rates(largest, cores)
-    return Rates(drive.rate, seconds_a_token(work, rates), "probe")
+    rates = {}
+    for kind in largest:
+        known = (memory.get(_type_key(kind.name, cores)) or {}).get("rate")
+        if isinstance(known, float) and known > 0:
+            rates[kind.name] = known
+    missing = [kind for kind in largest if kind.name not in rates]
+    if missing:
+        from flexinfer.rates.processor import compute_rates  # late: it loads the native library
+
+        for name, rate in compute_rates(missing, cores).items():
+            rates[name] = rate
+            memory.put(_type_key(name, cores), {"rate": rate})
+    return rates
+
+
+def _type_key(name: str, cores: int) -> str:
+    """Of a type, in what is remembered."""
+    return f"{name} {cores} cores"
 
 
 def remember(catalogue: Catalogue, cores: int, drive: DriveRate, observed: Observed) -> None:
@@ -81,16 +131,8 @@ def _key(catalogue: Catalogue, cores: int) -> str:
     return f"{catalogue.architecture} {catalogue.nbytes} bytes {tensors} tensors {cores} cores"
 
 
-def seconds_a_token(work: Mapping[QuantType, int], rates: Mapping[str, float]) -> float:
-    """Seconds for `work` bytes by type; types without a rate go at the average of the others."""
-    known = sum(nbytes for kind, nbytes in work.items() if kind.name in rates)
-    seconds = sum(nbytes / rates[kind.name] for kind, nbytes in work.items() if kind.name in rates)
-    return seconds * sum(work.values()) / known
-
-
-def _work(catalogue: Catalogue, weights: Sequence[Weight]) -> dict[QuantType, int]:
+def _work(weights: Sequence[Weight], types: Mapping[str, QuantType]) -> dict[QuantType, int]:
     """Bytes that one token's computation goes over, by type."""
-    types = {tensor.name: tensor.type for tensor in catalogue.tensors}
     work: dict[QuantType, int] = {}
     for weight in weights:
         if weight.use not in ON_DEMAND:
