@@ -95,7 +95,7 @@ def broken(tiny_model: TinyModel, tmp_path: Path) -> Path:
         ("header.gguf", ["header.gguf", "download it again"]),
         ("data.gguf", ["data.gguf", "truncated"]),
         ("magic.gguf", ["magic.gguf", "GGUF"]),
-        ("text.gguf", ["text.gguf", "GGUF"]),
+        ("text.gguf", ["text.gguf", "text that begins with"]),
         ("missing.gguf", ["missing.gguf", "no such file"]),
         (".", ["is a directory"]),
     ],

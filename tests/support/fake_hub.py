@@ -57,6 +57,11 @@ class FakeHub:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    @property
+    def questions(self) -> list[str]:
+        """Paths of what was asked about models; the client asks for other things of its own."""
+        return [path for _, path, _ in self.log.requests if self.repo in path or "models" in path]
+
     def close(self) -> None:
         self._server.shutdown()
         self._thread.join()

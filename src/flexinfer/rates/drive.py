@@ -6,6 +6,7 @@ by what passes of large models show.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -118,7 +119,7 @@ def _recall(memory: Remembered, key: str) -> DriveRate | None:
     entry = memory.get(key) or {}
     with suppress(TypeError, ValueError, KeyError):
         rate, threads, piece = float(entry["rate"]), int(entry["threads"]), int(entry["piece"])
-        if rate > 0 and (threads, piece) in CANDIDATES:
+        if 0 < rate < math.inf and (threads, piece) in CANDIDATES:
             return DriveRate(rate, threads, piece, "remembered")
     return None
 

@@ -4,6 +4,7 @@ remembered from its passes.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -64,7 +65,7 @@ def measure_rates(
         return list(weights), Rates(drive.rate, total / _ASSUMED_COMPUTE, "assumed")
     timed = time_each(weights, types, _type_rates(work, cores))
     known = (Remembered().get(_key(catalogue, cores)) or {}).get("compute_s")
-    if isinstance(known, float) and known > 0:
+    if isinstance(known, float) and 0 < known < math.inf:
         return timed, Rates(drive.rate, known, "passes")
     return timed, Rates(drive.rate, sum(weight.compute_s for weight in timed), "probe")
 
@@ -98,7 +99,7 @@ def _type_rates(work: Mapping[QuantType, int], cores: int) -> dict[str, float]:
     rates = {}
     for kind in largest:
         known = (memory.get(_type_key(kind.name, cores)) or {}).get("rate")
-        if isinstance(known, float) and known > 0:
+        if isinstance(known, float) and 0 < known < math.inf:
             rates[kind.name] = known
     missing = [kind for kind in largest if kind.name not in rates]
     if missing:

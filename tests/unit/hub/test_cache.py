@@ -29,14 +29,14 @@ def test_what_the_cache_has_by_name_is_not_asked_for(downloaded: FakeHub, want: 
     choice = hub.locate(f"hf:{REPO}:{want}")
     assert hub.read_remote(choice).architecture == "llama"
     assert hub.download(choice).is_file()
-    assert downloaded.log.requests == []
+    assert downloaded.questions == []
 
 
 def test_a_hub_that_has_a_better_one_is_asked(downloaded: FakeHub, tiny_model: TinyModel) -> None:
     """Not asked for by name, and not what is usual: one short question, no more."""
     shutil.copy(tiny_model("tiny-llama", "q4_0"), downloaded.folder / "tiny-Q4_K_M.gguf")
     assert hub.locate(f"hf:{REPO}").files == ("tiny-Q4_K_M.gguf",)
-    assert len(downloaded.log.requests) == 1
+    assert len(downloaded.questions) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
@@ -45,7 +45,7 @@ def test_a_hub_that_fails_is_asked_once_and_the_cache_taken(
 ) -> None:
     downloaded.fails = status
     assert hub.locate(f"hf:{REPO}").files == ("tiny-Q8_0.gguf",)
-    assert len(downloaded.log.requests) == 1
+    assert len(downloaded.questions) == 1
 
 
 def test_a_hub_that_is_down_does_not_hide_what_the_cache_lacks(downloaded: FakeHub) -> None:
@@ -63,7 +63,7 @@ def test_half_a_model_in_the_cache_is_none(
     path.with_name("other-Q4_0-00002-of-00002.gguf").unlink()
     fake_hub.log.requests.clear()
     hub.locate(f"hf:{REPO}:Q4_0")
-    assert fake_hub.log.requests
+    assert fake_hub.questions
 
 
 def test_a_revision_is_another_model(
@@ -81,7 +81,7 @@ def test_a_revision_is_another_model(
     assert path.read_bytes() == (branch / "tiny-Q4_0.gguf").read_bytes()
     fake_hub.log.requests.clear()
     assert hub.download(hub.locate(f"hf:{REPO}@refs/pr/1:Q4_0")) == path
-    assert fake_hub.log.requests == []
+    assert fake_hub.questions == []
     with pytest.raises(ModelNotFoundError, match="nothing in the repository matches Q4_0"):
         hub.locate(f"hf:{REPO}:Q4_0")
     with pytest.raises(ModelNotFoundError, match="no such revision"):

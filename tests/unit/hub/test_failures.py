@@ -90,7 +90,7 @@ def test_answers_are_told_apart(
     with pytest.raises(kind, match=words) as error:
         hub.locate(f"hf:{REPO}")
     assert "\n" not in str(error.value)
-    assert len(fake_hub.log.requests) == 1
+    assert len(fake_hub.questions) == 1
 
 
 def test_networks_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

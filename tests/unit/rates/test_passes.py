@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-
 import pytest
 
-from flexinfer.rates.cache_file import Remembered, cache_folder
 from flexinfer.rates.passes import Observed
 
 
@@ -50,20 +46,3 @@ def test_only_recent_passes_count() -> None:
     for seconds in [0.1] * 40 + [0.3] * 32:
         observed.note(1, seconds, 0.0, 0.0, 0)
     assert observed.compute_s == pytest.approx(0.3)
-
-
-def test_what_is_put_is_there_for_a_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = Remembered(tmp_path / "cache")
-    assert memory.get("a") is None
-    memory.put("a", {"rate": 1.0})
-    memory.put("b", {"rate": 2.0})
-    found = Remembered(tmp_path / "cache").get("a")
-    assert found is not None
-    assert found["rate"] == 1.0
-    now = found["when"]
-    monkeypatch.setattr(time, "time", lambda: now + 31 * 24 * 3600.0)
-    assert memory.get("b") is None
-
-
-def test_cache_folder_is_ours() -> None:
-    assert cache_folder().name == "flexinfer"
