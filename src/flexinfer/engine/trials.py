@@ -13,7 +13,7 @@ from typing import Any
 from flexinfer.errors import EngineError, ModelFileError
 from flexinfer.gguf.as_weight import (
     GROWTH,
-    describe,
+    as_weight,
     encoded_bytes,
     gathered_bytes,
     looked_up_bytes,
@@ -184,7 +184,7 @@ class Trials:
 
     def _weight(self, tensor: WeightTensor, info: TensorInfo) -> Weight:
         use = self._uses.get(tensor.address, Use.IDLE)
-        return describe(info, use, self._threads, **self._expert_fields(tensor, use))
+        return as_weight(info, use, self._threads, **self._expert_fields(tensor, use))
 
     def _expert_fields(self, tensor: WeightTensor, use: Use) -> dict[str, int]:
         routing = self._routing.get(tensor.address)

@@ -20,7 +20,7 @@ _SLICE_ROWS = 16
 _FLOATS = frozenset({"f32", "f16", "bf16"})
 
 
-def describe(
+def as_weight(
     info: TensorInfo,
     use: Use,
     threads: int,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from flexinfer.gguf.as_weight import (
     BLOCK,
     GROWTH,
-    describe,
+    as_weight,
     encoded_bytes,
     gathered_bytes,
     looked_up_bytes,
@@ -26,9 +26,14 @@ from flexinfer.planning.weights import Use, Weight
 _PROCESS = 30 << 20
 # llama.cpp's vocabulary in memory, by token.
 _TOKEN_BYTES = 115
+# llama.cpp rounds a context up to a multiple of so many tokens.
 _CONTEXT_STEP = 256
+_F32_BYTES = 4
+# Vectors as wide as the model that are alive at a time beside the attention scores.
+_LIVE_VECTORS = 7
 # ggml type numbers of the KV cache types that llama.cpp takes.
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7}
+_Q8_0 = KV_TYPES["q8_0"]
 _NEEDS_FLASH_ATTENTION = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
 # Tables that `GET_ROWS` reads.
 _TABLES = ("token_embd.weight", "position_embd.weight", "token_types.weight")
@@ -40,7 +45,10 @@ def needs_flash_attention(kv_type: str) -> bool:
 
 
 def estimate_weights(catalogue: Catalogue, threads: int) -> list[Weight]:
-    """All weights, in about the order in which a graph first uses them."""
+    """All weights, in about the order in which a graph first uses them.
+
+    `threads` decide where rows may be cut without changing a bit.
+    """
     ordered = sorted(catalogue.tensors, key=_place)
     groups = {layer: group for group, layer in enumerate(_expert_layers(catalogue))}
     return [_weight(catalogue, info, threads, groups) for info in ordered]
@@ -49,8 +57,9 @@ def estimate_weights(catalogue: Catalogue, threads: int) -> list[Weight]:
 def estimate_costs(
     catalogue: Catalogue, kv_types: tuple[int, int] = (1, 1), *, flash_attention: bool = False
 ) -> CostsOf:
-    """The costs of contexts of this model; `kv_types` are ggml's numbers for K and V.
+    """Costs in bytes of contexts of (tokens, tokens of a ubatch).
 
+    `kv_types` are ggml's numbers of the types of K and V.
     Sliding windows of attention are not taken off: what comes out is then too much.
     """
     shape = _Shape.of(catalogue, kv_types)
@@ -74,7 +83,15 @@ def estimate_costs(
 
 @dataclass(frozen=True)
 class _Shape:
-    """What the size of a context depends on; `kv_row` is bytes of one position in all layers."""
+    """What the size of a context depends on.
+
+    Attributes:
+        width, ffn: elements of a token between layers, and inside of a feed-forward network.
+        heads: of attention.
+        vocabulary: tokens.
+        kv_row: bytes of K and V of one position in all layers.
+        state: bytes of recurrent states in all layers.
+    """
 
     width: int
     ffn: int
@@ -104,20 +121,24 @@ class _Shape:
     def kv_bytes(self, ctx: int) -> int:
         """KV cache, recurrent states, and the logits that llama.cpp hands out."""
         padded = -(-ctx // _CONTEXT_STEP) * _CONTEXT_STEP
-        return padded * self.kv_row + self.state + 4 * self.vocabulary
+        return padded * self.kv_row + self.state + _F32_BYTES * self.vocabulary
 
     def activation_bytes(self, ctx: int, flash: bool) -> int:
-        """Compute buffers for one token of a ubatch: whichever is larger, logits or attention.
+        """Bytes of compute buffers for one token of a ubatch: logits or attention, what is larger.
 
         Fitted to what ggml's allocator asks for; see the test that compares the two.
         """
-        logits = 4 * (self.vocabulary + 2 * max(self.width, self.ffn))
-        scores = 2 * ctx if flash else 4 * (self.heads + 1) * ctx
-        return max(logits, scores + 7 * 4 * self.width)
+        logits = _F32_BYTES * (self.vocabulary + 2 * max(self.width, self.ffn))
+        # The mask, in f16 for flash attention; without it one row of scores a head as well.
+        scores = 2 * ctx if flash else _F32_BYTES * (self.heads + 1) * ctx
+        return max(logits, scores + _LIVE_VECTORS * _F32_BYTES * self.width)
 
     def work_bytes(self, ctx: int, flash: bool) -> int:
-        """The processor backend's own buffer: rows of activations in the weights' type."""
-        quantised = max(self.width, self.ffn) * 34 // 32
+        """Bytes of the processor backend's own buffer for one token of a ubatch.
+
+        Rows of activations as quantised weights are multiplied with, and in f16 for attention.
+        """
+        quantised = _bytes(_Q8_0, max(self.width, self.ffn))
         return quantised if flash else max(quantised, 2 * self.heads * ctx)
 
 
@@ -134,9 +155,9 @@ def _weight(
 ) -> Weight:
     use = _use(catalogue, info)
     if use is not Use.EXPERTS:
-        return describe(info, use, threads)
+        return as_weight(info, use, threads)
     block = BLOCK.search(info.name)
-    return describe(
+    return as_weight(
         info,
         use,
         threads,
@@ -185,14 +206,14 @@ def _kv_widths(catalogue: Catalogue, layer: dict[str, TensorInfo]) -> tuple[int,
 
 
 def _state_bytes(catalogue: Catalogue, layer: dict[str, TensorInfo]) -> int:
-    """Recurrent state of one layer, in f32."""
+    """Bytes of the recurrent state of one layer, in f32."""
     if not any(role.startswith("ssm_") for role in layer):
         return 0
     inner = _integer(catalogue, "ssm.inner_size", 0)
     state = _integer(catalogue, "ssm.state_size", 0)
     groups = _integer(catalogue, "ssm.group_count", 0)
     taps = max(_integer(catalogue, "ssm.conv_kernel", 1) - 1, 0)
-    return 4 * (taps * (inner + 2 * groups * state) + inner * state)
+    return _F32_BYTES * (taps * (inner + 2 * groups * state) + inner * state)
 
 
 def _bytes(kind: int, elements: int) -> int:

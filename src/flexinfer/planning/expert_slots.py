@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from flexinfer.planning.fitting import (
     MIB,
-    Choice,
     Choose,
+    Fit,
     everything,
     floor_pages,
     least_without_experts,
@@ -49,7 +49,7 @@ class Needs:
 
 def choose_with_experts(
     weights: Sequence[Weight], room: int, window: int | None, choose: Choose
-) -> Choice:
+) -> Fit:
     """Divide `room` bytes, of which not all weights fit; `choose` decides about dense weights."""
     groups = group_bytes(weights)
     if not groups:
@@ -64,7 +64,7 @@ def choose_with_experts(
     passing = max(floor_pages(min(_MAX_WINDOW, left // _WINDOW_SHARE)), least)
     locked = tuple(0 if weight.use in ON_DEMAND else weight.rows for weight in dense)
     slots = _slots(groups, floor_pages(left - passing), _experts(weights, len(groups)))
-    chosen = Choice(locked, 0, 0, (f"dense weights ({format_size(fixed)}) locked",))
+    chosen = Fit(locked, 0, 0, (f"dense weights ({format_size(fixed)}) locked",))
     return _spread(
         chosen, weights, slots=slots, expert_window=passing, hit_rate=_hit_rate(weights, slots)
     )
@@ -113,8 +113,8 @@ def _hit_rate(weights: Sequence[Weight], slots: Sequence[int]) -> float:
     return hits / used
 
 
-def _spread(chosen: Choice, weights: Sequence[Weight], **experts: object) -> Choice:
-    """The choice about dense weights as one about all."""
+def _spread(chosen: Fit, weights: Sequence[Weight], **experts: object) -> Fit:
+    """The fit of dense weights as one of all."""
     rows = iter(chosen.locked_rows)
     locked = tuple(next(rows) if weight.group is None else 0 for weight in weights)
     full = replace(chosen, locked_rows=locked, **experts)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ _MAX_IDLE = 64 * MIB
 
 
 @dataclass(frozen=True)
-class Choice:
+class Fit:
     """What a strategy decides; see `Plan` for the fields."""
 
     locked_rows: tuple[int, ...]
@@ -39,10 +39,10 @@ class Choice:
     hit_rate: float = 0.0
 
 
-# From (weights, bytes for weights, window asked for) to a choice.
-Choose = Callable[[Sequence[Weight], int, int | None], Choice]
-# From (weights, bytes for weights, another window, rows locked now) to a choice.
-Resize = Callable[[Sequence[Weight], int, int, Sequence[int]], Choice]
+# From (weights, bytes for weights, window asked for) to a fit.
+Choose = Callable[[Sequence[Weight], int, int | None], Fit]
+# From (weights, bytes for weights, another window, rows locked now) to a fit.
+Resize = Callable[[Sequence[Weight], int, int, Sequence[int]], Fit]
 
 
 def page_unit(nbytes: int) -> int:
@@ -124,7 +124,7 @@ def lock_fixed(weights: Sequence[Weight], capacity: int) -> list[int]:
     return locked
 
 
-def lock_all(weights: Sequence[Weight], room: int) -> Choice:
+def lock_all(weights: Sequence[Weight], room: int) -> Fit:
     """Lock all that passes use, and in what is left of `room` what they read on demand."""
     locked = [0 if weight.use in ON_DEMAND else weight.rows for weight in weights]
     window = idle_window(weights)
@@ -141,7 +141,7 @@ def lock_all(weights: Sequence[Weight], room: int) -> Choice:
         names = [w.name for w, rows in zip(weights, locked, strict=True) if not rows]
         left_out = names[0] if len(names) == 1 else f"{len(names)} weights"
         reason = f"everything that each pass reads fits and is locked; not locked: {left_out}"
-    return Choice(tuple(locked), window, window, (reason,))
+    return Fit(tuple(locked), window, window, (reason,))
 
 
 def rows_within(weight: Weight, nbytes: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from flexinfer.planning.fitting import (
     MIB,
-    Choice,
+    Fit,
     floor_pages,
     is_rigid,
     lock_fixed,
@@ -39,7 +39,7 @@ _ENOUGH = 4096
 _CRUMB = 8
 
 
-def balanced(weights: Sequence[Weight], room: int, window: int | None) -> Choice:
+def balanced(weights: Sequence[Weight], room: int, window: int | None) -> Fit:
     """Window and locked rows for `room` bytes of weights, of which not all fit."""
     size = choose_window(weights, room, window)
     capacity = floor_pages(room - size)
@@ -55,12 +55,12 @@ def balanced(weights: Sequence[Weight], room: int, window: int | None) -> Choice
         f"{fixed} small or indivisible weights are locked: they would only cost segments",
         *spread.reasons(),
     ]
-    return Choice(tuple(locked), size, size // _SLICES, tuple(reasons))
+    return Fit(tuple(locked), size, size // _SLICES, tuple(reasons))
 
 
 def with_window(
     weights: Sequence[Weight], room: int, window: int, locked_rows: Sequence[int]
-) -> Choice:
+) -> Fit:
     """The locked rows after the window changed: as few others as possible, the rest stays."""
     capacity = floor_pages(room - window)
     fixed = lock_fixed(weights, capacity)
@@ -69,7 +69,7 @@ def with_window(
     spread = _Spread(weights, locked, order, capacity)
     spread.shrink()
     spread.fill()
-    return Choice(tuple(locked), window, window // _SLICES, tuple(spread.reasons()))
+    return Fit(tuple(locked), window, window // _SLICES, tuple(spread.reasons()))
 
 
 def window_for(drive: float) -> int:

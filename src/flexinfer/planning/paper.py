@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from flexinfer.planning.fitting import (
-    Choice,
     Choose,
+    Fit,
     floor_pages,
     lock_fixed,
     page_unit,
@@ -44,7 +44,7 @@ def three_layers(weights: Sequence[Weight]) -> int:
 def paper(pick: _Pick) -> Choose:
     """A strategy with the paper's window that locks the whole weights that `pick` names."""
 
-    def choose(weights: Sequence[Weight], room: int, asked: int | None) -> Choice:
+    def choose(weights: Sequence[Weight], room: int, asked: int | None) -> Fit:
         window, reason = _window(weights, room, asked)
         capacity = floor_pages(room - window)
         locked = lock_fixed(weights, capacity)
@@ -58,7 +58,7 @@ def paper(pick: _Pick) -> Choose:
         for i in picked:
             locked[i] = weights[i].rows
         count = f"{len(picked)} of {len(free)} matrices of layers are locked"
-        return Choice(tuple(locked), window, window // _SLICES, (reason, count))
+        return Fit(tuple(locked), window, window // _SLICES, (reason, count))
 
     return choose
 

@@ -36,7 +36,7 @@ class Costs:
 class Rates:
     """`drive` in bytes/s, `compute_s` in seconds a token with all weights in memory.
 
-    `source` says where they come from: "probe", "passes" or "given".
+    `source` says where they come from: "probe", "passes", "given", or "assumed" for small models.
     """
 
     drive: float

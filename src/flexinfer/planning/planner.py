@@ -89,14 +89,14 @@ def rewindow(plan: Plan, window: int) -> Plan:
     resize = STRATEGIES[plan.request.strategy].resize
     if resize is None:
         raise ValueError(f"the window of {plan.request.strategy} does not change")
-    choice = resize(plan.weights, plan.room, window, plan.locked_rows)
+    fit = resize(plan.weights, plan.room, window, plan.locked_rows)
     change = f"window {format_size(plan.window)} -> {format_size(window)}: learned from waits"
     return replace(
         plan,
-        locked_rows=choice.locked_rows,
-        window=choice.window,
-        slice_bytes=choice.slice_bytes,
-        reasons=(change, *choice.reasons),
+        locked_rows=fit.locked_rows,
+        window=fit.window,
+        slice_bytes=fit.slice_bytes,
+        reasons=(change, *fit.reasons),
     )
 
 
@@ -158,28 +158,28 @@ def _decide(
     # A strategy that locks nothing does lock all of a model that is smaller than its window.
     locks = strategy.locks or room.weights < smallest_window(weights, room.weights)
     if needs.whole <= room.weights and locks:
-        choice = lock_all(weights, room.weights)
+        fit = lock_all(weights, room.weights)
     else:
         window = request.window
         if window is None and strategy.resize is not None:
             window = min(window_for(rates.drive), room.weights // 4)
-        choice = choose_with_experts(weights, room.weights, window, strategy.choose)
+        fit = choose_with_experts(weights, room.weights, window, strategy.choose)
     return Plan(
         request=request,
         ctx=room.ctx,
         ubatch=room.ubatch,
         costs=room.costs,
         weights=tuple(weights),
-        locked_rows=choice.locked_rows,
-        window=choice.window,
-        slice_bytes=choice.slice_bytes,
+        locked_rows=fit.locked_rows,
+        window=fit.window,
+        slice_bytes=fit.slice_bytes,
         rates=rates,
         room=room.weights,
         lookahead=strategy.lookahead,
-        slots=choice.slots,
-        expert_window=choice.expert_window,
-        hit_rate=choice.hit_rate,
-        reasons=(*_concessions(request, room), *choice.reasons),
+        slots=fit.slots,
+        expert_window=fit.expert_window,
+        hit_rate=fit.hit_rate,
+        reasons=(*_concessions(request, room), *fit.reasons),
     )
 
 

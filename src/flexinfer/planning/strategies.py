@@ -28,11 +28,11 @@ class Strategy:
 
     Attributes:
         summary: one line for people.
-        choose: from (weights, bytes for weights, window asked for) to a choice; called when not
+        choose: from (weights, bytes for weights, window asked for) to a fit; called when not
             everything fits.
         lookahead: reads run ahead of the computation.
         locks: it keeps everything in memory when everything fits.
-        resize: from (weights, bytes for weights, another window, rows locked now) to a choice; None
+        resize: from (weights, bytes for weights, another window, rows locked now) to a fit; None
             where the window stays what it was.
     """
 

@@ -30,9 +30,10 @@ from flexinfer.reading.waiting import Waiting
 # (threads, piece): the default first; it stays unless another is clearly faster.
 CANDIDATES = ((DEFAULT_THREADS, DEFAULT_PIECE), (8, 2 << 20), (16, 1 << 20))
 _CLEARLY = 1.1
-# Some more pass until the last reads are done.
+# The whole probe starts no read after so many seconds, and none beyond so many bytes.
 _SECONDS = 0.2
 _BYTES = 512 << 20
+# Bytes of one transfer, and of the ring that transfers pass through.
 _TRANSFER = 8 << 20
 _WINDOW = 32 << 20
 # Nobody waits longer than this to learn that a drive is dead.
@@ -49,7 +50,9 @@ class DriveRate:
 
     Attributes:
         rate: bytes/s.
-        source: "measured" now, "remembered", "limited" by the process's group, or "assumed".
+        threads, piece: with which it gave it; pieces in bytes.
+        source: "measured" now, "remembered", "limited" by the process's control group, "assumed",
+            or "passes" of a large model.
     """
 
     rate: float
@@ -103,7 +106,7 @@ def drive_rate(
 def remember_drive(paths: Sequence[str], found: DriveRate, *, folder: Path | None = None) -> None:
     """Let passes correct what a probe of a fraction of a second said, for whoever asks next.
 
-    Not under a limit of the process's group, which says nothing about the drive.
+    Not under a limit of the process's control group, which says nothing about the drive.
     """
     device = device_of(paths[0])
     if device is None or read_limit(device) is None:

@@ -16,9 +16,15 @@ from flexinfer.native.library import Library, library
 from flexinfer.native.mirror import CGraph, InitParams, Tensor
 from flexinfer.sizes import ALIGNMENT
 
+# Larger than the last cache of the processors that this was tried on.
 WEIGHT_BYTES = 48 << 20
+# Bytes for the vector and its product; and for a context, which holds descriptions only.
 _SCRATCH = 1 << 20
+_DESCRIPTIONS = 1 << 20
+# Columns of the weight, a whole number of blocks of every type; rows come in so many at a time.
 _ROW = 4096
+_ROWS_STEP = 64
+# The fastest counts: others were disturbed.
 _REPEATS = 4
 
 
@@ -51,8 +57,8 @@ def _rate(
     weight_bytes: int,
 ) -> float:
     row_bytes = _ROW // kind.block * kind.nbytes
-    rows = weight_bytes // row_bytes // 64 * 64
-    context = native.ggml_init(InitParams(1 << 20, None, True))
+    rows = weight_bytes // row_bytes // _ROWS_STEP * _ROWS_STEP
+    context = native.ggml_init(InitParams(_DESCRIPTIONS, None, True))
     try:
         weight = native.ggml_new_tensor_4d(context, kind.id, _ROW, rows, 1, 1)
         vector = native.ggml_new_tensor_4d(context, 0, _ROW, 1, 1, 1)
