@@ -61,7 +61,7 @@ def command(
     verbose: bool,
     **engine: Any,
 ) -> None:
-    """Talk with MODEL, a GGUF file or hf:user/repo[:quant|:file].
+    """Talk with MODEL, a GGUF file or hf:user/repo[@revision][:quant|:file].
 
     Earlier turns are not computed again.
     """

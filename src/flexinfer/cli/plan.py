@@ -72,8 +72,9 @@ def command(
 ) -> None:
     """Show what a memory budget would do for MODEL, from its header alone.
 
-    MODEL is a GGUF file, or hf:user/repo[:quant|:file] on the Hugging Face hub, of which only the
-    header is fetched. The other words are those of `run` or `chat`, and mean the same.
+    MODEL is a GGUF file, or hf:user/repo[@revision][:quant|:file] on the Hugging Face hub, of
+    which only the header is fetched. The other words are those of `run` or `chat`, and mean the
+    same.
     """
     from flexinfer.machine.machine import Machine
 

@@ -46,7 +46,7 @@ def command(
     as_json: bool,
     **engine: Any,
 ) -> None:
-    """Answer one prompt with MODEL, a GGUF file or hf:user/repo[:quant|:file]."""
+    """Answer one prompt with MODEL, a GGUF file or hf:user/repo[@revision][:quant|:file]."""
     text = _prompt_text(prompt, prompt_file)
     catalogue = local_model(model, engine)
     from flexinfer.binding.tokenize import tokenize

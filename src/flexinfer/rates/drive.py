@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flexinfer.errors import ModelNotFoundError
+from flexinfer.gguf.names import meant_by
 from flexinfer.machine.cgroups import read_limit
 from flexinfer.machine.machine import device_of
 from flexinfer.memory.pages import Arena
@@ -88,7 +89,7 @@ def drive_rate(
     """
     for path in paths:
         if not os.path.isfile(path):
-            raise ModelNotFoundError(f"there is no file {path}")
+            raise ModelNotFoundError(f"there is no file {path}; {meant_by(path)}")
     device = device_of(paths[0])
     memory = Remembered(folder)
     limit = read_limit(device) if device else None

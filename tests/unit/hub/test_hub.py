@@ -49,6 +49,23 @@ def test_a_split_model_is_planned_from_all_headers(
     assert "in 2 files" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_an_architecture_that_llama_cpp_lacks_is_found_in_the_header(
+    run: Run, fake_hub: FakeHub, tmp_path: Path, command: str
+) -> None:
+    path = fake_hub.folder / "tiny-Q8_0.gguf"
+    value = (5).to_bytes(8, "little")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(value + b"llama", value + b"lhama", 1))
+    prompt = ["-p", "x"] if command == "run" else []
+    done = run(command, f"hf:{REPO}", "--memory", "1GiB", *prompt)
+    assert done.returncode == 1
+    assert "lhama" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert 0 < fake_hub.log.sent < len(content) // 4
+    assert _blobs(tmp_path) == []
+
+
 @pytest.mark.native
 def test_run_downloads_once_and_then_works_offline(
     run: Run, fake_hub: FakeHub, tmp_path: Path
