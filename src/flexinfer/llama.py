@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import threading
 import weakref
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
-from flexinfer.binding.arguments import fill_defaults, refuse_placement
+from flexinfer.binding.adapter import load_adapter, take_adapter
+from flexinfer.binding.arguments import fill_defaults, refuse_placement, state_of
+from flexinfer.binding.aside import Aside, put_aside
 from flexinfer.binding.calls import Calls
+from flexinfer.binding.check_arguments import check_arguments, overridden
 from flexinfer.binding.check_batches import Batches
-from flexinfer.binding.private import wrap_computing
+from flexinfer.binding.gate import gated
+from flexinfer.binding.private import abandon, adopt_vocabulary, begin, wrap_computing
 from flexinfer.binding.projector import ACCOUNT, load_projector
+from flexinfer.binding.tokenize import read_vocabulary
+from flexinfer.binding.turns import Stage, Turns
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.guard import Guard
 from flexinfer.engine.opening import Opening, Options
@@ -27,6 +32,7 @@ from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
+from flexinfer.native.device.device import device
 from flexinfer.planning.plan import Plan
 from flexinfer.planning.planner import margin
 from flexinfer.planning.strategies import check_strategy
@@ -36,6 +42,7 @@ from flexinfer.storage.experts.experts import Experts
 from flexinfer.storage.residency import Residency
 
 
+@gated(lambda llm: llm._turns)
 class Llama(Calls):
     """A `llama_cpp.Llama` whose weights stream from the drive inside a memory budget.
 
@@ -62,6 +69,7 @@ class Llama(Calls):
     _opening: Opening | None = None
     _follower: Follower | None = None
     _projector = 0
+    _turns: Turns[Aside] | None = None
 
     def __init__(
         self,
@@ -75,14 +83,23 @@ class Llama(Calls):
         on_move: Callable[[Move], None] = lambda move: None,
         **options: Any,
     ) -> None:
-        self._use = threading.RLock()
-        self._process = os.getpid()
-        self._stack = contextlib.ExitStack()
+        begin(self)
+        # Weak: a model that nobody refers to is freed at once.
+        me = weakref.proxy(self)
+        self._turns = Turns(lambda: put_aside(me, me._ledger), lambda aside: aside.give_back(me))
+        self._survive = device().survive
+        ours = {"memory": memory, "weight_memory": weight_memory, "window": window}
+        self._asked = {**ours, "strategy": strategy, **options}
+        check_arguments(options, signature(Llama.__init__).parameters)
         refuse_placement(options)
         check_strategy(strategy)
         self.catalogue: Catalogue = catalogue or read_catalogue(model_path)
         check_architecture(self.catalogue)
-        check_parameters(self.catalogue)
+        check_parameters(overridden(self.catalogue, options.get("kv_overrides")))
+        if options.get("vocab_only"):
+            self._open_vocabulary(os.fspath(model_path), bool(options.get("verbose", True)))
+            return
+        adapter = take_adapter(options, self.catalogue)
         machine = Machine.detect()
         fill_defaults(options, machine, self.catalogue)
         self._drive = drive_for(self.catalogue)
@@ -101,9 +118,11 @@ class Llama(Calls):
             with opening.around():
                 super().__init__(os.fspath(model_path), **options)
             self._finish(opening)
+            load_adapter(self, adapter, self._survive)
             self._projector = load_projector(self, self.chat_handler, self._ledger)
             if memory == "auto":
                 self._follower = Follower(weakref.proxy(self), moved=on_move)
+            self._turns.stage = Stage.OPEN
         except BaseException:
             self.close()
             raise
@@ -187,25 +206,49 @@ class Llama(Calls):
 
         An answer that another thread waits for ends with an `EngineError`.
         """
+        turns = self._turns
+        if turns is None:
+            return
+        if turns.forked:
+            # The memory is the other process's, and its locks may be held for ever.
+            abandon(self)
+            return
         follower, self._follower = self._follower, None
         if follower is not None:
             follower.close()
+        turns.close(self._stop, self._free)
+
+    def _stop(self) -> None:
         if self._engine is not None:
             self._engine.interrupt.close()
-            # At the interpreter's end there is no way to write any more.
-            if not sys.is_finalizing():
-                remember(self.catalogue, self._threads, self._drive, self._engine.observed)
-        with self._use:
-            super().close()
-            self._engine = None
-            if self._projector:
-                self._ledger.release(ACCOUNT, self._projector)
-                self._projector = 0
-            opening, self._opening = self._opening, None
-            if opening is not None:
-                opening.close()
+
+    def _free(self) -> None:
+        # At the interpreter's end there is no way to write any more.
+        if self._engine is not None and not sys.is_finalizing():
+            remember(self.catalogue, self._threads, self._drive, self._engine.observed)
+        super().close()
+        self._engine = None
+        if self._projector:
+            self._ledger.release(ACCOUNT, self._projector)
+            self._projector = 0
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The arguments that open the same model again, as for the parent's; nothing computed."""
+        if self._turns is not None and self._turns.without_weights:
+            return {"model_path": self.model_path, **self._asked}
+        return state_of(super().__getstate__(), self._asked)
 
     # -- opening ------------------------------------------------------------------------------
+
+    def _open_vocabulary(self, path: str, verbose: bool) -> None:
+        model = read_vocabulary(path, verbose=verbose, survive=self._survive)
+        adopt_vocabulary(self, model)
+        assert self._turns is not None
+        self._turns.without_weights = True
+        self._turns.stage = Stage.OPEN
 
     def _begin(self, wanted: Options) -> Opening:
         self._ledger = process_ledger()
@@ -235,9 +278,6 @@ class Llama(Calls):
             lambda call: batches.decoding(guard.wrap(call)),
             lambda call: batches.encoding(guard.wrap(call)),
         )
-
-    def _check_open(self) -> None:
-        self._running()
 
     def _running(self) -> Engine:
         if self._engine is None or self._engine.interrupt.closing:

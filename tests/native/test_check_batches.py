@@ -13,7 +13,7 @@ from test_cli_run import assert_one_sentence, flexinfer
 from flexinfer import Llama
 from flexinfer.bench.plain import plain_tokens
 from flexinfer.chat.conversation import Conversation
-from flexinfer.errors import EngineError, RequestError
+from flexinfer.errors import RequestError
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.gguf.estimate import estimate_costs
 
@@ -130,5 +130,5 @@ def test_an_embedding_of_a_text_larger_than_the_batch(tmp_path: Path) -> None:
 def test_a_batch_that_llama_cpp_refuses(t5: Path) -> None:
     with _open(t5) as llm:
         _greedy(llm, _PROMPT, 1)
-        with pytest.raises(EngineError, match="could not compute a batch"):
+        with pytest.raises(RequestError, match="the model has tokens 0 to"):
             llm.eval([llm.n_vocab() + 5])

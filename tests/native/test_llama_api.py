@@ -100,7 +100,7 @@ def test_placing_weights_is_refused_by_name(model: str) -> None:
     from flexinfer import Llama
     from flexinfer.errors import UnsupportedError
 
-    for option in ({"n_gpu_layers": 4}, {"tensor_split": [1.0]}, {"use_mlock": True}):
+    for option in ({"split_mode": 2}, {"tensor_split": [1.0]}, {"main_gpu": 1}):
         with pytest.raises(UnsupportedError, match=next(iter(option))):
             Llama(model, **option, verbose=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import llama_cpp
@@ -11,13 +13,18 @@ from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.machine.machine import Machine
 
 # Arguments of the parent that place weights: here the plan does, so only these values are taken.
+# `n_gpu_layers` and `use_mlock` may have any, as they ask for no more than the plan does.
 _PLACEMENT: dict[str, tuple[Any, ...]] = {
-    "n_gpu_layers": (0, -1),
     "split_mode": (llama_cpp.LLAMA_SPLIT_MODE_LAYER,),
     "main_gpu": (0,),
     "tensor_split": (None,),
-    "use_mlock": (False,),
 }
+
+# What the parent's state has as it was planned.
+_PLANNED = (
+    *("n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch"),
+    *("n_gpu_layers", "split_mode", "use_mmap", "use_mlock"),
+)
 
 
 def refuse_placement(options: dict[str, Any]) -> None:
@@ -30,9 +37,18 @@ def refuse_placement(options: dict[str, Any]) -> None:
             )
 
 
+def state_of(parents: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The parent's state of a model, with sizes as they were asked for instead of planned."""
+    known = signature(llama_cpp.Llama.__init__).parameters
+    sizes = {name: asked.get(name, known[name].default) for name in _PLANNED}
+    ours = {name: value for name, value in asked.items() if name not in parents}
+    return {**parents, **sizes, **ours}
+
+
 def fill_defaults(options: dict[str, Any], machine: Machine, catalogue: Catalogue) -> None:
     """Set what depends on machine and model: threads, and a context of 0, in place."""
-    options["n_threads"] = options.get("n_threads") or machine.cores
-    options["n_threads_batch"] = options.get("n_threads_batch") or machine.cores
+    for name in ("n_threads", "n_threads_batch"):
+        wanted = options.get(name) or 0
+        options[name] = wanted if wanted > 0 else machine.cores
     if options.get("n_ctx") == 0:
         options["n_ctx"] = catalogue.parameter("context_length", 0)

@@ -1,21 +1,30 @@
-"""What is asked of an open model: prompts, samples, states, each checked and one at a time."""
+"""What is asked of an open model: prompts, samples, states, each checked before it is computed."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 from abc import abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
 import llama_cpp
 from llama_cpp.llama import LlamaState
+from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundException
 
 from flexinfer.binding import private, state
 from flexinfer.binding.check_batches import Batches
-from flexinfer.errors import EngineError, RequestError
+from flexinfer.binding.check_request import (
+    check_biases,
+    check_completion,
+    check_stops,
+    check_text,
+    check_tokens,
+)
+from flexinfer.binding.check_schema import check_schemas
+from flexinfer.binding.sampling import Chain, Survive, chain
+from flexinfer.errors import RequestError
 from flexinfer.memory.ledger import Ledger
 
 Own = TypeVar("Own", bound="Calls")
@@ -26,9 +35,8 @@ class Calls(llama_cpp.Llama):
 
     _batches: Batches
     _ledger: Ledger
-    # Not in a constructor of its own: the parent's computes nothing before these exist.
-    _use: threading.RLock
-    _process: int
+    # Makes a native call that may abort; see `sampling`.
+    _survive: Survive[Any]
 
     def __enter__(self: Own) -> Own:
         return self
@@ -40,10 +48,6 @@ class Calls(llama_cpp.Llama):
     def memory_use(self) -> dict[str, int]:
         """Bytes by purpose; `kv` is the cache that a state is written from."""
 
-    @abstractmethod
-    def _check_open(self) -> None:
-        """Raise `EngineError` once the model is closed, or while it closes."""
-
     def generate(
         self, tokens: Sequence[int], *arguments: Any, **options: Any
     ) -> Generator[int, Sequence[int] | None, None]:
@@ -52,18 +56,115 @@ class Calls(llama_cpp.Llama):
         Raises:
             RequestError: the model writes no text, or its encoder cannot take the prompt at once.
         """
+        tokens = list(tokens)
+        self._batches.check_writes()
         if self._batches.encodes_prompts:
+            check_tokens(tokens, self.n_vocab())
             start = self._batches.start_after(tokens)
-            with self._in_use():
-                private.encode(self, list(tokens))
+            private.encode(self, tokens)
             tokens = [start]
+        if not tokens and not self.n_tokens:
+            raise RequestError("the prompt is empty; an answer begins after at least one token")
         yield from super().generate(tokens, *arguments, **options)
 
     def create_completion(self, *arguments: Any, **options: Any) -> Any:
-        """As the parent's; a model with an encoder gives no logprobs."""
-        if options.get("logprobs") is not None:
+        """As the parent's; a model with an encoder gives no logprobs.
+
+        Raises:
+            RequestError: what in the request cannot be served.
+        """
+        names = signature(llama_cpp.Llama.create_completion)
+        asked = names.bind(self, *arguments, **options).arguments
+        check_completion(asked, self.n_vocab())
+        if asked.get("logprobs") is not None:
             self._batches.check_logprobs()
         return super().create_completion(*arguments, **options)
+
+    def create_chat_completion(self, *arguments: Any, **options: Any) -> Any:
+        """As the parent's.
+
+        Raises:
+            RequestError: there is no such chat format, its template refuses the messages, or a
+                schema is too large.
+        """
+        names = signature(llama_cpp.Llama.create_chat_completion)
+        asked = names.bind(self, *arguments, **options).arguments
+        check_schemas(asked)
+        check_stops(asked.get("stop"))
+        check_biases(asked.get("logit_bias"), self.n_vocab())
+        try:
+            return super().create_chat_completion(*arguments, **options)
+        except LlamaChatCompletionHandlerNotFoundException as error:
+            raise RequestError(f"chat_format={self.chat_format!r} is not known: {error}") from error
+
+    def embed(self, input: Any, *arguments: Any, **options: Any) -> Any:
+        """As the parent's.
+
+        Raises:
+            RequestError: there is nothing to embed, or the model gives scores instead of vectors.
+        """
+        texts = [input] if isinstance(input, str) else input
+        if not isinstance(texts, (list, tuple)) or not texts:
+            raise RequestError("there is nothing to embed; give a text or a list of texts")
+        for text in texts:
+            check_text("the text to embed", text)
+        if self.pooling_type() == llama_cpp.LLAMA_POOLING_TYPE_RANK:
+            raise RequestError(
+                "the context is opened with pooling_type rank, which gives scores and no vectors; "
+                "take another pooling_type"
+            )
+        return super().embed(input, *arguments, **options)
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        """As the parent's.
+
+        Raises:
+            RequestError: the model's vocabulary cannot do it.
+        """
+        if not isinstance(text, bytes):
+            raise RequestError(f"tokenize takes bytes, not {type(text).__name__}; encode the text")
+        self._check_vocabulary()
+        found = self._survive(
+            lambda: super(Calls, self).tokenize(text, add_bos, special),
+            lambda condition: RequestError(
+                f"llama.cpp cannot make tokens of this text, {condition}; give another text or "
+                "convert the model again"
+            ),
+        )
+        return [int(token) for token in found]
+
+    def detokenize(
+        self,
+        tokens: list[int],
+        prev_tokens: list[int] | None = None,
+        special: bool = False,
+    ) -> bytes:
+        """As the parent's.
+
+        Raises:
+            RequestError: the model has no such token.
+        """
+        check_tokens(tokens, self.n_vocab())
+        self._check_vocabulary()
+        return bytes(super().detokenize(tokens, prev_tokens, special))
+
+    def _check_vocabulary(self) -> None:
+        if not private.has_vocabulary(self):
+            raise RequestError(
+                "the model has no vocabulary (tokenizer.ggml.model is no_vocab), so there are no "
+                "tokens of texts; give tokens, or convert the model again"
+            )
+
+    def _init_sampler(self, **options: Any) -> Chain:
+        names = signature(super()._init_sampler)
+        asked = names.bind(**options)
+        asked.apply_defaults()
+        return chain(self, asked.arguments, private.seed(self), self._survive)
+
+    @property
+    def encodes_prompts(self) -> bool:
+        """Whether an encoder reads the prompt before a decoder writes the answer."""
+        return self._batches.encodes_prompts
 
     def check_prompt(self, tokens: Sequence[int]) -> None:
         """Raise `RequestError` for a prompt that `generate` would refuse."""
@@ -72,13 +173,24 @@ class Calls(llama_cpp.Llama):
             self._batches.start_after(tokens)
 
     def eval(self, tokens: Sequence[int]) -> None:
-        with self._in_use():
-            self._batches.check_writes()
-            super().eval(tokens)
+        check_tokens(tokens, self.n_vocab())
+        self._batches.check_writes()
+        if self.n_tokens + len(tokens) > self.n_ctx():
+            raise RequestError(
+                f"{self.n_tokens} tokens are known and {len(tokens)} are to be computed, but the "
+                f"context holds {self.n_ctx()}; give a larger n_ctx"
+            )
+        super().eval(tokens)
 
     def sample(self, *arguments: Any, **options: Any) -> int:
-        with self._in_use():
+        if not self.n_tokens:
+            raise RequestError("nothing was computed yet; evaluate a token before sampling")
+        before = private.Sampling.of(self)
+        try:
             return int(super().sample(*arguments, **options))
+        except BaseException:
+            before.give_back(self)
+            raise
 
     def save_state(self) -> LlamaState:
         """What was computed so far, as a copy that counts in the budget as long as it lives.
@@ -86,8 +198,7 @@ class Calls(llama_cpp.Llama):
         Raises:
             BudgetError: it does not fit; see `save_state_file`.
         """
-        with self._in_use():
-            return state.save_state(self, self._ledger)
+        return state.save_state(self, self._ledger)
 
     def load_state(self, saved: LlamaState) -> None:
         """Go on from a state that `save_state` returned, here or of the parent class.
@@ -95,8 +206,7 @@ class Calls(llama_cpp.Llama):
         Raises:
             RequestError: it is another model's, or larger than the context.
         """
-        with self._in_use():
-            state.load_state(self, saved)
+        state.load_state(self, saved)
 
     def save_state_file(self, path: str | os.PathLike[str]) -> None:
         """Write what was computed so far to a file, layer by layer.
@@ -104,8 +214,7 @@ class Calls(llama_cpp.Llama):
         Raises:
             RequestError: nothing was computed, or the file cannot be written.
         """
-        with self._in_use():
-            state.write_file(self, Path(path), self._ledger, self.memory_use()["kv"])
+        state.write_file(self, Path(path), self._ledger, self.memory_use()["kv"])
 
     def load_state_file(self, path: str | os.PathLike[str]) -> int:
         """Go on from a file that `save_state_file` wrote; returns the number of its tokens.
@@ -113,23 +222,10 @@ class Calls(llama_cpp.Llama):
         Raises:
             RequestError: it is no state, another model's, or larger than the context.
         """
-        with self._in_use():
-            ids = state.read_file(self, Path(path), self._ledger, self.memory_use()["kv"])
+        ids = state.read_file(self, Path(path), self._ledger, self.memory_use()["kv"])
         if ids is None:
             raise RequestError(
                 f"{os.fspath(path)} is no state of this model that fits the context of "
                 f"{self.n_ctx()}; give another file or a larger n_ctx"
             )
         return len(ids)
-
-    @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Nothing is freed meanwhile; raises `EngineError` where the model cannot be used."""
-        with self._use:
-            self._check_open()
-            if self._process != os.getpid():
-                raise EngineError(
-                    f"the model was opened by process {self._process}, whose threads a fork does "
-                    "not have; open it in this one"
-                )
-            yield

@@ -5,7 +5,10 @@ Its version is pinned; where it changes, this is the module to read beside it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp
@@ -73,8 +76,33 @@ def load_image_projector(handler: Any, llm: llama_cpp.Llama) -> None:
     handler._init_mtmd_context(llm)
 
 
-def load_vocabulary(path: str, *, verbose: bool) -> internals.LlamaModel:
+def begin(llm: llama_cpp.Llama) -> None:
+    """Have the class be one that can be closed, before its constructor comes to that."""
+    llm._stack = ExitStack()
+
+
+def adopt_vocabulary(llm: llama_cpp.Llama, model: internals.LlamaModel) -> None:
+    """Have the class be `model` alone: a vocabulary, without a context."""
+    llm._model = model
+    llm._stack.callback(model.close)
+    llm.tokenizer_ = llama_cpp.LlamaTokenizer(llm)
+    llm.metadata = model.metadata()
+    llm.model_path, llm.verbose = model.path_model, model.verbose
+    llm.chat_format, llm.chat_handler, llm.cache = None, None, None
+
+
+def at_close(llm: llama_cpp.Llama, call: Callable[[], object]) -> None:
+    """Have the class make `call` when it is closed, before context and model are freed."""
+    llm._stack.callback(call)
+
+
+def load_vocabulary(
+    path: str, *, verbose: bool, load: Callable[[Callable[[], Any]], Any]
+) -> internals.LlamaModel:
     """A model's vocabulary without its weights; the caller closes it.
+
+    `load` makes the native call. The class's constructor would redirect standard output around
+    it, for good when the call never returns.
 
     Raises:
         ValueError: llama.cpp does not read it.
@@ -83,4 +111,69 @@ def load_vocabulary(path: str, *, verbose: bool) -> internals.LlamaModel:
     params.vocab_only = True
     params.use_extra_bufts = False
     set_verbose(verbose)
-    return internals.LlamaModel(path_model=path, params=params, verbose=verbose)
+    handle = load(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), params))
+    if not handle:
+        raise ValueError(f"no vocabulary was read from {path}")
+    model = internals.LlamaModel.__new__(internals.LlamaModel)
+    model.path_model, model.params, model.verbose = path, params, verbose
+    model.sampler, model.custom_samplers = None, []
+    model.model, model.vocab = handle, llama_cpp.llama_model_get_vocab(handle)
+    model._exit_stack = ExitStack()
+    model._exit_stack.callback(llama_cpp.llama_model_free, handle)
+    return model
+
+
+# What a chain of samplers is made of; see `sampling`.
+Sampler = internals.LlamaSampler
+CustomSampler = internals.CustomSampler
+
+
+def vocabulary(llm: llama_cpp.Llama) -> Any:
+    """The handle of the model's vocabulary."""
+    return llm._model.vocab
+
+
+def has_vocabulary(llm: llama_cpp.Llama) -> bool:
+    """Whether the model knows texts of its tokens."""
+    kind = llama_cpp.llama_vocab_type(llm._model.vocab)
+    return bool(kind != llama_cpp.LLAMA_VOCAB_TYPE_NONE)
+
+
+def known_tokens(llm: llama_cpp.Llama) -> Any:
+    """The tokens that are computed, as an array."""
+    return llm._input_ids
+
+
+@dataclass
+class Sampling:
+    """What a request keeps in the class beside the context, while another one computes."""
+
+    sampler: Any
+    needs_eval: bool
+
+    @classmethod
+    def of(cls, llm: llama_cpp.Llama) -> Sampling:
+        return cls(llm._sampler, llm._requires_eval)
+
+    def give_back(self, llm: llama_cpp.Llama) -> None:
+        llm._sampler, llm._requires_eval = self.sampler, self.needs_eval
+
+
+def abandon(llm: llama_cpp.Llama) -> None:
+    """Have nothing of the model freed, now or when the object goes."""
+    for owner in (llm, *(vars(llm).get(name) for name in ("_ctx", "_model", "_batch"))):
+        for name in ("_stack", "_exit_stack"):
+            stack = vars(owner).get(name) if owner is not None else None
+            if stack is not None:
+                stack.pop_all()
+    llm._sampler = None
+
+
+def is_grammar(value: Any) -> bool:
+    """Whether it is what `LlamaGrammar.from_string` returns."""
+    return hasattr(value, "_grammar")
+
+
+def grammar_text(grammar: Any) -> tuple[str, str]:
+    """The text of a `LlamaGrammar` and the name of its first rule."""
+    return str(grammar._grammar), str(grammar._root)

@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flexinfer.binding.private import load_vocabulary
+from flexinfer.binding.sampling import Survive
 from flexinfer.errors import ModelFileError
 from flexinfer.memory.heap import trim_heap
 
 
-def tokenize(path: str, text: str, *, verbose: bool = False) -> list[int]:
+def read_vocabulary(path: str, *, verbose: bool, survive: Survive[Any]) -> Any:
+    """The vocabulary of a model; the caller closes it.
+
+    Raises:
+        ModelFileError: llama.cpp does not read it.
+    """
+
+    def refused(why: str) -> ModelFileError:
+        return ModelFileError(f"{path}: llama.cpp does not read this model's vocabulary, {why}")
+
+    try:
+        return load_vocabulary(path, verbose=verbose, load=lambda native: survive(native, refused))
+    except ValueError as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise refused("run with -v to see why") from error
+
+
+def tokenize(path: str, text: str, *, verbose: bool, survive: Survive[Any]) -> list[int]:
     """Token ids of `text`, with the beginning-of-text token where the model wants one.
 
     Raises:
-        ModelFileError: llama.cpp does not read the vocabulary.
+        ModelFileError: llama.cpp does not read the vocabulary, or there is none.
     """
+    model = read_vocabulary(path, verbose=verbose, survive=survive)
     try:
-        model = load_vocabulary(path, verbose=verbose)
-    except ValueError as error:
-        raise ModelFileError(
-            f"{path}: llama.cpp does not read this model's vocabulary; run with -v to see why"
-        ) from error
-    try:
-        return [int(token) for token in model.tokenize(text.encode(), True, True)]
+        if not model.vocab_type():
+            raise ModelFileError(
+                f"{path}: the model has no vocabulary (tokenizer.ggml.model is no_vocab), so it "
+                "cannot read a text; convert it again, with its tokenizer"
+            )
+        found = survive(
+            lambda: model.tokenize(text.encode(), True, True),
+            lambda why: ModelFileError(
+                f"{path}: llama.cpp cannot make tokens of this text, {why}; convert the model again"
+            ),
+        )
+        return [int(token) for token in found]
     finally:
         model.close()
         # The vocabulary took megabytes, which the budget would otherwise have to bear for good.

@@ -51,9 +51,10 @@ def command(
     catalogue = local_model(model, engine)
     from flexinfer.binding.tokenize import tokenize
     from flexinfer.foretell import run_sizes
+    from flexinfer.native.device.device import device
 
     # The context depends on their number.
-    ids = tokenize(catalogue.paths[0], text, verbose=verbose)
+    ids = tokenize(catalogue.paths[0], text, verbose=verbose, survive=device().survive)
     sizes = run_sizes(len(ids), tokens, ctx, ubatch)
     from flexinfer.chat import answering
     from flexinfer.llama import Llama

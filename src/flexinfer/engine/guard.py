@@ -23,9 +23,9 @@ class Guard:
         self._owner = owner
 
     def wrap(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
-        def guarded(batch: Any) -> None:
+        def compute(batch: Any) -> None:
             device().take_failure()
-            with device().working_for(self._owner), self._interruptible():
+            with device().working_for(self._owner):
                 try:
                     call(batch)
                 except RuntimeError as error:
@@ -38,6 +38,10 @@ class Guard:
                         f"llama.cpp could not compute a batch ({error}); opened with verbose=True "
                         "it says why"
                     ) from error
+
+        def guarded(batch: Any) -> None:
+            with self._interruptible():
+                device().in_living_thread(lambda: compute(batch))
 
         return guarded
 

@@ -37,6 +37,15 @@ _ALL_LAYERS = 0x7FFFFFFF
 _patching = threading.RLock()
 
 
+def _patch_anew() -> None:
+    """In a process that was forked: a lock that another thread held is held for ever."""
+    global _patching
+    _patching = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_patch_anew)
+
+
 @dataclass(frozen=True)
 class Options:
     """How a model is to be opened; see `flexinfer.Llama` for the meaning.
@@ -189,8 +198,10 @@ class Opening:
         self, binding: Any, create: Callable[..., Any], model: Any, params: Any
     ) -> None:
         assert self._loading is not None
-        # The first model bears what the process was before it; later ones what they add.
-        base = process_memory() - (self._began if self._ledger.used else 0)
+        # The first model bears what the process was before it; later ones what they add, as do
+        # those of a process that was forked, whose memory is mostly its parent's.
+        shared = self._ledger.used or self._device.forked
+        base = process_memory() - (self._began if shared else 0)
         trials = Trials(
             lambda trial: self._attempt(lambda: create(model, trial), binding.llama_free),
             binding.llama_free,

@@ -16,3 +16,8 @@ def first_byte(buffer: bytes | bytearray) -> ctypes.Array[ctypes.c_uint8]:
 def size_cell() -> ctypes.c_size_t:
     """A ``size_t`` for a call to fill in; its `value` is then the number."""
     return ctypes.c_size_t()
+
+
+def float_cell(value: float) -> ctypes.c_float:
+    """A ``float`` for a call to read."""
+    return ctypes.c_float(value)

@@ -72,6 +72,11 @@ class Library:
             function.argtypes = arguments
             setattr(self, name, function)
 
+    @property
+    def runtime(self) -> ctypes.CDLL:
+        """A library that is linked to the C++ runtime, whose functions it finds."""
+        return self._parts[0]
+
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
 

@@ -1,9 +1,11 @@
 """When a check of ggml's own fails it ends the process; here only the thread that called it ends.
 
-`ggml_abort` (``ggml/src/ggml.c``, ggml 0.25.3) tells a callback before it calls ``abort``. A
-callback that never returns keeps the process: the thread is parked for good, with whatever it
-had allocated, and whoever waited for it gets an error. So only calls whose parked thread holds
-no lock that others need may be made this way: loading a model and creating a context.
+`ggml_abort` (``ggml/src/ggml.c``, ggml 0.25.3) tells a callback before it calls ``abort``, and so
+does the C++ runtime where an exception leaves llama.cpp. A callback that never returns keeps the
+process: the thread is parked for good, with whatever it had allocated, and whoever waited for it
+gets an error. So only calls whose parked thread holds no lock that others need may be made this
+way: loading a model or its vocabulary, creating a context, making tokens of a text, parsing a
+grammar, loading an adapter. They must not compute: the threads that help would wait for ever.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from flexinfer.errors import FlexInferError, ModelFileError
 from flexinfer.memory.refusals import refused_to_library, start_thread
 from flexinfer.native import mirror
 from flexinfer.native.device.interrupts import hold_interrupts
+from flexinfer.native.device.uncaught import Uncaught
 from flexinfer.native.library import Library
 
 T = TypeVar("T")
@@ -45,6 +48,12 @@ class _Call(Generic[T]):
             self.failure = error
         self.over.set()
 
+    def check(self) -> None:
+        """Raise what the call raised, once: kept, it would keep the frames it came through."""
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+
 
 class Aborts:
     """Makes calls survive the `abort` of `native`; one for a process, as ggml has one callback."""
@@ -53,15 +62,20 @@ class Aborts:
         self._calls: dict[int, _Call[object]] = {}
         self._callback = mirror.OnAbort(self._aborting)
         native.ggml_set_abort_callback(self._callback)
+        self._uncaught = Uncaught(native.runtime, self._ending)
 
-    def survive(self, call: Callable[[], T], path: str, undo: Callable[[T], object]) -> T:
+    def survive(
+        self,
+        call: Callable[[], T],
+        blame: Callable[[str], Exception],
+        undo: Callable[[T], object] = lambda result: None,
+    ) -> T:
         """The result of `call`, which runs in another thread.
 
         Ctrl-C waits until the call is over; `undo` then frees the result that nobody gets.
 
-        Raises:
-            ModelFileError: ggml would have ended the process; names the model and the condition.
-            BudgetError: the same, where the condition is that it got memory.
+        Args:
+            blame: makes the error of what did not hold, where ggml would have ended the process.
         """
         made: _Call[T] = _Call(call)
         thread = threading.Thread(
@@ -71,10 +85,9 @@ class Aborts:
             start_thread(thread)
             made.over.wait()
         if made.aborted is not None:
-            raise _refusal(path, _condition(made.aborted))
+            raise blame(_condition(made.aborted))
         thread.join()
-        if made.failure is not None:
-            raise made.failure
+        made.check()
         try:
             held.deliver()
         except BaseException:
@@ -91,8 +104,10 @@ class Aborts:
             del self._calls[me]
 
     def _aborting(self, message: bytes) -> None:
+        self._ending(message.decode("utf-8", "replace"))
+
+    def _ending(self, text: str) -> None:
         call = self._calls.get(threading.get_ident())
-        text = message.decode("utf-8", "replace")
         if call is None:  # a thread of somebody else's: what ggml does without a callback
             os.write(2, f"{text}\n".encode())
             return
@@ -101,15 +116,27 @@ class Aborts:
         threading.Event().wait()
 
 
-def _refusal(path: str, condition: str) -> FlexInferError:
+def in_new_thread(call: Callable[[], T]) -> T:
+    """The result of `call`, made in a thread that ends with it; this one waits."""
+    made: _Call[T] = _Call(call)
+    thread = threading.Thread(target=made.run, name="flexinfer-compute", daemon=True)
+    start_thread(thread)
+    thread.join()
+    made.check()
+    return made.result
+
+
+def contradiction(path: str, condition: str) -> FlexInferError:
+    """The error of a model for which ggml would have ended the process, or of too little memory."""
     if _OUT_OF_MEMORY.search(condition):
         return refused_to_library(f"{path}: llama.cpp gave up, {condition}")
     return ModelFileError(
-        f"{path}: llama.cpp cannot run this model, {condition}; its metadata and its tensors "
-        "contradict each other, fetch or convert the model again"
+        f"{path}: llama.cpp cannot run this model, {condition}; its "
+        "metadata and its tensors contradict each other, fetch or convert the model again"
     )
 
 
 def _condition(message: str) -> str:
     match = _MESSAGE.fullmatch(message)
-    return f"{match['what']} at {match['place']}" if match else message
+    found = f"{match['what']} at {match['place']}" if match else message
+    return " ".join(found.split())

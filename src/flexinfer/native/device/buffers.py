@@ -52,13 +52,17 @@ class Buffers:
         self._native = native
         self._scopes = scopes
         self._forget = forget
-        self._lock = threading.Lock()
+        self.forget_others()
         self._weights: dict[int, tuple[int, int, list[int]]] = {}
         self._run_time: dict[int, tuple[int, object, Allocations | None, int]] = {}
         self._cpu_type = mirror.BufferType.from_address(native.ggml_backend_cpu_buffer_type())
         self._cpu_alloc = mirror.AllocBuffer(self._cpu_type.iface.alloc_buffer)
         self._type = mirror.BufferType()
         self._build_interfaces(callbacks)
+
+    def forget_others(self) -> None:
+        """In a process that was forked: a lock that another thread held is held for ever."""
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._run_time)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from flexinfer.native import mirror
-from flexinfer.native.device.aborts import Aborts
+from flexinfer.native.device.aborts import Aborts, contradiction, in_new_thread
 from flexinfer.native.device.backends import Backends, InnerBackend
 from flexinfer.native.device.buffers import Allocations, Buffers
 from flexinfer.native.device.callbacks import Callbacks
@@ -47,6 +48,8 @@ class Device:
         self._buffers = Buffers(native, self._callbacks, self._scopes, self._owners.forget)
         self._backends = Backends(native, self._compute, self._optimize)
         self.graphs_entered = 0
+        self._forked_thread: int | None = None
+        os.register_at_fork(after_in_child=self._forked)
         self._aborts = Aborts(native)
         self._build()
         native.ggml_backend_register(ctypes.addressof(self._reg))
@@ -102,6 +105,21 @@ class Device:
             Exception: one that a callback kept.
         """
 
+        return self.survive(call, lambda condition: contradiction(path, condition), undo)
+
+    def survive(
+        self,
+        call: Callable[[], T],
+        blame: Callable[[str], Exception],
+        undo: Callable[[T], object] = lambda result: None,
+    ) -> T:
+        """The result of a call into llama.cpp that computes nothing; survives ggml's abort.
+
+        Raises:
+            Exception: what `blame` makes of the condition for which ggml would have ended the
+                process, or one that a callback kept.
+        """
+
         def checked() -> T:
             result = call()
             failure = self.take_failure()
@@ -109,7 +127,30 @@ class Device:
                 raise failure
             return result
 
-        return self._aborts.survive(self._scopes.taken_along(checked), path, undo)
+        return self._aborts.survive(self._scopes.taken_along(checked), blame, undo)
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked from one that had the device."""
+        return self._forked_thread is not None
+
+    def in_living_thread(self, call: Callable[[], T]) -> T:
+        """The result of `call`, which computes; in another thread where this one would hang.
+
+        OpenMP keeps its helpers by the thread that had them work, and a fork takes along that
+        thread alone: it would wait for helpers that are gone.
+        """
+        if threading.get_ident() != self._forked_thread:
+            return call()
+        return in_new_thread(self._scopes.taken_along(call))
+
+    def _forked(self) -> None:
+        self._forked_thread = threading.get_ident()
+        self._owners.forget_others()
+        self._scopes.forget_others()
+        self._buffers.forget_others()
+        # Its ledger counts the models of the process that was forked.
+        self._buffers.allocations = None
 
     def own(self, loading: Loading, runner: Runner) -> None:
         """Graphs that use these weights go to `runner` from now on."""

@@ -22,8 +22,12 @@ class Owners:
     """The runner of each weight that was loaded, by the address of its tensor."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._known: dict[int, Runner] = {}
+        self.forget_others()
+
+    def forget_others(self) -> None:
+        """In a process that was forked: a lock that another thread held is held for ever."""
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._known)

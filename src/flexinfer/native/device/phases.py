@@ -65,6 +65,10 @@ class Scopes:
 
     def __init__(self) -> None:
         self._local = threading.local()
+        self.forget_others()
+
+    def forget_others(self) -> None:
+        """In a process that was forked: a lock that another thread held is held for ever."""
         self._one_load = threading.Lock()
 
     @property

@@ -1,0 +1,128 @@
+"""What a request brings, checked before llama.cpp sees it: numbers, tokens, texts, biases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from flexinfer.binding.private import is_grammar
+from flexinfer.errors import RequestError
+
+INT32 = 2**31 - 1
+# The largest number of 32 bits, in which samplers compute.
+_LARGEST = 3.4e38
+_FRACTIONS = (
+    *("temp", "top_p", "min_p", "typical_p", "tfs_z", "repeat_penalty", "frequency_penalty"),
+    *("presence_penalty", "mirostat_tau", "mirostat_eta"),
+)
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raise `RequestError` unless `value` is a number that samplers and graphs can hold."""
+    if not isinstance(value, Real) or not abs(float(value)) <= _LARGEST:
+        raise RequestError(f"{name} is {_shown(value)}; give a finite number")
+
+
+def check_whole(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
+    """Raise `RequestError` unless `value` is a whole number from `least` to `most`."""
+    if not isinstance(value, Integral):
+        raise RequestError(f"{name} is {_shown(value)}; give a whole number")
+    if not least <= int(value) <= most:
+        bounds = f"from {least:,}" + (f" to {most:,}" if most < math.inf else "")
+        raise RequestError(f"{name} is {_shown(value)}; give a number {bounds}")
+
+
+def check_sampling(options: Mapping[str, Any]) -> None:
+    """Raise `RequestError` for a parameter of samplers that is no number for it."""
+    for name in _FRACTIONS:
+        if name in options:
+            check_fraction("temperature" if name == "temp" else name, options[name])
+    check_whole("top_k", options.get("top_k", 0))
+    check_whole("mirostat_mode", options.get("mirostat_mode", 0), 0, 2)
+    grammar = options.get("grammar")
+    if grammar is not None and not is_grammar(grammar):
+        raise RequestError(
+            f"grammar is {_shown(grammar)}; give what LlamaGrammar.from_string() returns"
+        )
+
+
+def check_tokens(tokens: Sequence[Any], vocabulary: int) -> None:
+    """Raise `RequestError` for a token that the vocabulary does not have."""
+    known = np.asarray(tokens)
+    if not known.size:
+        return
+    if known.dtype.kind in "iu" and known.min() >= 0 and known.max() < vocabulary:
+        return
+    for at, token in enumerate(tokens):
+        if not isinstance(token, Integral) or not 0 <= int(token) < vocabulary:
+            raise RequestError(
+                f"token {at + 1} is {_shown(token)}, but the model has tokens 0 to {vocabulary - 1}"
+            )
+
+
+def check_completion(options: Mapping[str, Any], vocabulary: int) -> None:
+    """Raise `RequestError` for what is wrong in a request for a completion."""
+    prompt = options.get("prompt", "")
+    if isinstance(prompt, str):
+        check_text("the prompt", prompt)
+    elif not isinstance(prompt, list):
+        raise RequestError(f"the prompt is {_shown(prompt)}; give a text or a list of tokens")
+    check_text("suffix", options.get("suffix") or "")
+    check_stops(options.get("stop"))
+    check_biases(options.get("logit_bias"), vocabulary)
+    for name, least in (("logprobs", 0), ("max_tokens", -math.inf), ("seed", -math.inf)):
+        if options.get(name) is not None:
+            check_whole(name, options[name], least)
+
+
+def check_text(name: str, text: Any) -> None:
+    """Raise `RequestError` for what cannot be written as UTF-8."""
+    if not isinstance(text, str):
+        raise RequestError(f"{name} is {_shown(text)}; give a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{name} has half a character ({text[error.start]!r}) at {error.start}, which is no "
+            "text; remove it"
+        ) from error
+
+
+def check_stops(stops: Any) -> None:
+    """Raise `RequestError` unless `stops` is none, a text or a list of texts."""
+    if stops is None or isinstance(stops, str):
+        stops = [stops or ""]
+    if not isinstance(stops, (list, tuple)):
+        raise RequestError(f"stop is {_shown(stops)}; give a text or a list of texts")
+    for stop in stops:
+        check_text("stop", stop)
+
+
+def check_biases(biases: Any, vocabulary: int) -> None:
+    """Raise `RequestError` for a bias of a token that is not there, or that is no number."""
+    if biases is None:
+        return
+    if not isinstance(biases, Mapping):
+        raise RequestError(f"logit_bias is {_shown(biases)}; give tokens and numbers")
+    for token, bias in biases.items():
+        try:
+            number, added = int(token), float(bias)
+        except (TypeError, ValueError) as error:
+            raise RequestError(
+                f"logit_bias has {_shown(token)}: {_shown(bias)}; give tokens and numbers"
+            ) from error
+        if not 0 <= number < vocabulary:
+            raise RequestError(
+                f"logit_bias names token {number}, but the model has tokens 0 to {vocabulary - 1}"
+            )
+        if math.isnan(added):
+            raise RequestError(f"logit_bias of token {number} is no number")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
