@@ -78,7 +78,7 @@ PRESETS: dict[str, Shape] = {
 
 
 @dataclass(frozen=True)
-class Weight:
+class RandomWeight:
     """A tensor to be written; `shape` is in ggml's order, `scale` the spread of its values.
 
     With `mean` 1 it is a norm: values near 1. `blank` is a row of zeros.
@@ -107,12 +107,12 @@ class Weight:
         return self.rows * self.row_bytes
 
 
-def weights(shape: Shape, quant: QuantType, blank: int | None = None) -> list[Weight]:
+def weights(shape: Shape, quant: QuantType, blank: int | None = None) -> list[RandomWeight]:
     """All tensors of a model in the order of the file; row `blank` of the output is zero."""
     # As llama-quantize does: the output in q6_K where the rest has about 4 bits.
     best = _Q6_K if quant.name in ("q4_0", "q4_K") else quant
     vocabulary = (shape.width, shape.vocabulary)
-    embedding = Weight(
+    embedding = RandomWeight(
         "token_embd.weight",
         best if shape.tied else quant,
         vocabulary,
@@ -124,13 +124,15 @@ def weights(shape: Shape, quant: QuantType, blank: int | None = None) -> list[We
         found += _layer(shape, quant, f"blk.{layer}.")
     found.append(_norm("output_norm.weight", shape.width))
     if not shape.tied:
-        found.append(Weight("output.weight", best, vocabulary, shape.width**-0.5, blank=blank))
+        found.append(
+            RandomWeight("output.weight", best, vocabulary, shape.width**-0.5, blank=blank)
+        )
     return found
 
 
-def _layer(shape: Shape, quant: QuantType, prefix: str) -> Iterator[Weight]:
-    def matrix(name: str, *dims: int) -> Weight:
-        return Weight(f"{prefix}{name}.weight", quant, dims, dims[0] ** -0.5)
+def _layer(shape: Shape, quant: QuantType, prefix: str) -> Iterator[RandomWeight]:
+    def matrix(name: str, *dims: int) -> RandomWeight:
+        return RandomWeight(f"{prefix}{name}.weight", quant, dims, dims[0] ** -0.5)
 
     width, ffn = shape.width, shape.ffn
     q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
@@ -148,11 +150,11 @@ def _layer(shape: Shape, quant: QuantType, prefix: str) -> Iterator[Weight]:
         yield matrix("ffn_up", width, ffn)
         yield matrix("ffn_down", ffn, width)
         return
-    yield Weight(f"{prefix}ffn_gate_inp.weight", _F32, (width, shape.experts), width**-0.5)
+    yield RandomWeight(f"{prefix}ffn_gate_inp.weight", _F32, (width, shape.experts), width**-0.5)
     yield matrix("ffn_gate_exps", width, ffn, shape.experts)
     yield matrix("ffn_up_exps", width, ffn, shape.experts)
     yield matrix("ffn_down_exps", ffn, width, shape.experts)
 
 
-def _norm(name: str, width: int) -> Weight:
-    return Weight(name, _F32, (width,), 0.05, mean=1.0)
+def _norm(name: str, width: int) -> RandomWeight:
+    return RandomWeight(name, _F32, (width,), 0.05, mean=1.0)

@@ -15,7 +15,7 @@ from flexinfer.errors import RequestError
 from flexinfer.gguf.types import QUANT_TYPES, shard_names
 from flexinfer.sizes import format_size
 from flexinfer.synth.blocks import QUANTS, Bytes, fill
-from flexinfer.synth.shapes import PRESETS, Shape, Weight, weights
+from flexinfer.synth.shapes import PRESETS, RandomWeight, Shape, weights
 from flexinfer.synth.vocabulary import BOS, CHAT_TEMPLATE, EOS, vocabulary
 from flexinfer.whole_file import whole_file
 
@@ -91,7 +91,7 @@ def _shape(preset: str | Shape) -> Shape:
     return PRESETS[preset]
 
 
-def _divide(found: Sequence[Weight], shards: int) -> list[Sequence[Weight]]:
+def _divide(found: Sequence[RandomWeight], shards: int) -> list[Sequence[RandomWeight]]:
     if not 1 <= shards <= len(found):
         raise RequestError(f"{len(found)} tensors cannot be split into {shards} shards")
     bounds = [len(found) * i // shards for i in range(shards + 1)]
@@ -161,7 +161,7 @@ def _add_tokenizer(writer: GGUFWriter, size: int) -> None:
 def _write_file(
     writer: GGUFWriter,
     path: Path,
-    group: Sequence[Weight],
+    group: Sequence[RandomWeight],
     seeds: Iterator[np.random.SeedSequence],
     report: _Report,
 ) -> None:
@@ -189,7 +189,7 @@ def _write_file(
             _pad(file)
 
 
-def _chunks(weight: Weight, random: np.random.SFC64) -> Iterator[Bytes]:
+def _chunks(weight: RandomWeight, random: np.random.SFC64) -> Iterator[Bytes]:
     """The weight's bytes, some rows at a time."""
     step = max(1, _CHUNK // weight.row_bytes)
     for row in range(0, weight.rows, step):
