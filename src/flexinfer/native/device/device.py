@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from flexinfer.native import mirror
-from flexinfer.native.device.aborts import Aborts, contradiction, in_new_thread
+from flexinfer.native.device.aborts import Aborts, contradiction
 from flexinfer.native.device.backends import Backends, InnerBackend
 from flexinfer.native.device.buffers import Allocations, Buffers
 from flexinfer.native.device.callbacks import Callbacks
+from flexinfer.native.device.forks import Forks
 from flexinfer.native.device.owners import Owners, Runner
 from flexinfer.native.device.phases import Loading, Measuring, Scopes
 from flexinfer.native.library import Library, library
@@ -48,8 +48,7 @@ class Device:
         self._buffers = Buffers(native, self._callbacks, self._scopes, self._owners.forget)
         self._backends = Backends(native, self._compute, self._optimize)
         self.graphs_entered = 0
-        self._forked_thread: int | None = None
-        os.register_at_fork(after_in_child=self._forked)
+        self._forks = Forks(self._forget_others)
         self._aborts = Aborts(native)
         self._build()
         native.ggml_backend_register(ctypes.addressof(self._reg))
@@ -104,7 +103,6 @@ class Device:
             ModelFileError: ggml would have ended the process.
             Exception: one that a callback kept.
         """
-
         return self.survive(call, lambda condition: contradiction(path, condition), undo)
 
     def survive(
@@ -132,20 +130,13 @@ class Device:
     @property
     def forked(self) -> bool:
         """Whether this process was forked from one that had the device."""
-        return self._forked_thread is not None
+        return self._forks.forked
 
     def in_living_thread(self, call: Callable[[], T]) -> T:
-        """The result of `call`, which computes; in another thread where this one would hang.
+        """The result of `call`, which computes; in another thread where this one would hang."""
+        return self._forks.in_living_thread(self._scopes.taken_along(call))
 
-        OpenMP keeps its helpers by the thread that had them work, and a fork takes along that
-        thread alone: it would wait for helpers that are gone.
-        """
-        if threading.get_ident() != self._forked_thread:
-            return call()
-        return in_new_thread(self._scopes.taken_along(call))
-
-    def _forked(self) -> None:
-        self._forked_thread = threading.get_ident()
+    def _forget_others(self) -> None:
         self._owners.forget_others()
         self._scopes.forget_others()
         self._buffers.forget_others()
