@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -12,11 +11,15 @@ if TYPE_CHECKING:
     from flexinfer.foretell import plan
     from flexinfer.llama import Llama
 
-# Loaded on first use: the native library comes with the class, not with the package.
-_HOMES = {"Llama": "flexinfer.llama", "plan": "flexinfer.foretell"}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    # Loaded on first use: the native library comes with the class, not with the package.
+    if name == "Llama":
+        from flexinfer.llama import Llama
+
+        return Llama
+    if name == "plan":
+        from flexinfer.foretell import plan
+
+        return plan
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
