@@ -13,10 +13,11 @@ from flexinfer.binding.adapter import load_adapter, take_adapter
 from flexinfer.binding.arguments import fill_defaults, refuse_placement, state_of
 from flexinfer.binding.aside import Aside, put_aside
 from flexinfer.binding.calls import Calls
+from flexinfer.binding.chat_template import ChatTemplate
 from flexinfer.binding.check_arguments import check_arguments, overridden
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.gate import gated
-from flexinfer.binding.private import abandon, adopt_vocabulary, begin, wrap_computing
+from flexinfer.binding.private import abandon, adopt_vocabulary, begin, templates_by, wrap_computing
 from flexinfer.binding.projector import ACCOUNT, load_projector
 from flexinfer.binding.tokenize import read_vocabulary
 from flexinfer.binding.turns import Stage, Turns
@@ -115,7 +116,7 @@ class Llama(Calls):
         )
         self._opening = opening = self._begin(held)
         try:
-            with opening.around():
+            with opening.around(), templates_by(ChatTemplate):
                 super().__init__(os.fspath(model_path), **options)
             self._finish(opening)
             load_adapter(self, adapter, self._survive)

@@ -6,13 +6,15 @@ Its version is pinned; where it changes, this is the module to read beside it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp
 import llama_cpp._internals as internals
+import llama_cpp.llama_chat_format as llama_chat_format
 from llama_cpp._logger import set_verbose
 
 Compute = Callable[[Any], None]
@@ -79,6 +81,26 @@ def load_image_projector(handler: Any, llm: llama_cpp.Llama) -> None:
 def begin(llm: llama_cpp.Llama) -> None:
     """Have the class be one that can be closed, before its constructor comes to that."""
     llm._stack = ExitStack()
+
+
+@contextmanager
+def templates_by(make: Callable[..., Any]) -> Iterator[None]:
+    """While entered, chat templates that this thread reads with a model are made by `make`.
+
+    The class would compile them as it is constructed, whoever wrote them.
+    """
+    me, theirs = threading.get_ident(), llama_chat_format.Jinja2ChatFormatter
+
+    class Formatter(theirs):  # type: ignore[misc, valid-type]
+        def __new__(cls, *arguments: Any, **options: Any) -> Any:
+            mine = threading.get_ident() == me
+            return (make if mine else theirs)(*arguments, **options)
+
+    llama_chat_format.Jinja2ChatFormatter = Formatter
+    try:
+        yield
+    finally:
+        llama_chat_format.Jinja2ChatFormatter = theirs
 
 
 def adopt_vocabulary(llm: llama_cpp.Llama, model: internals.LlamaModel) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
+from flexinfer.binding.chat_template import ChatTemplate
 from flexinfer.binding.private import token_text
 from flexinfer.chat.answering import Answer
 from flexinfer.chat.session import Session
@@ -142,12 +141,5 @@ def _template(llm: Llama) -> Callable[[Sequence[Message], bool], str]:
         return _plain
     eos, bos = token_text(llm, llm.token_eos()), token_text(llm, llm.token_bos())
 
-    def render(messages: Sequence[Message], answer: bool) -> str:
-        formatter = Jinja2ChatFormatter(source, eos, bos, add_generation_prompt=answer)
-        try:
-            return str(formatter(messages=list(messages)).prompt)
-        except Exception as error:
-            # Templates refuse what their model was not trained for: a system message, for one.
-            raise RequestError(f"the model's chat template refuses this: {error}") from error
-
-    return render
+    template = ChatTemplate(source, eos, bos)
+    return lambda messages, answer: template.render(list(messages), answer=answer)
