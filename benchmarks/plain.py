@@ -11,7 +11,7 @@ from flexinfer.cli.answer import since_start
 
 def main(model: str, prompt: str, tokens: int, ctx: int) -> None:
     options = {"n_ctx": ctx, "n_batch": 32, "n_ubatch": 32, "n_threads": 2, "n_threads_batch": 2}
-    llm = open_plain(model, **options)
+    llm = open_plain(model, repack=False, **options)
     times = []
     for _ in llm.generate(llm.tokenize(prompt.encode()), temp=0.0):
         times.append(since_start())

@@ -80,6 +80,7 @@ class Llama(Calls):
         weight_memory: str | int | None = None,
         strategy: str = "flex",
         window: str | int | None = None,
+        repack: bool | None = None,
         catalogue: Catalogue | None = None,
         on_move: Callable[[Move], None] = lambda move: None,
         **options: Any,
@@ -113,6 +114,7 @@ class Llama(Calls):
             window=optional_size(window),
             memlock=machine.memlock,
             logits_all=bool(options.get("logits_all")),
+            repack=bool(repack),
         )
         self._opening = opening = self._begin(held)
         try:

@@ -7,14 +7,30 @@ absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from flexinfer.planning.plan import Plan
 
 # Experts with the addresses of the matrices that were asked for.
 Ready = list[tuple[int, tuple[int, ...]]]
+
+
+class Packing(Protocol):
+    """Another order of a weight's bytes, for which the library has kernels of its own."""
+
+    @property
+    def buffer(self) -> int:
+        """What the field of this name is in tensors whose bytes are packed."""
+
+    @property
+    def extra(self) -> int:
+        """As `buffer`."""
+
+    def pack(self, address: int, nbytes: int) -> None:
+        """Pack whole groups of rows that lie there as in the file, in place; once."""
 
 
 class Part:
@@ -26,11 +42,22 @@ class Part:
         offset: of the first byte, in bytes from the start of the file.
         nbytes: bytes of all its rows.
         locked: it stays in memory once it was read.
+        packing: how it is packed in memory; None: its bytes are those of the file.
         address: where the first byte is, for a locked part that has been read; else 0. Only the
             locked set writes it.
     """
 
-    __slots__ = ("address", "file", "first_row", "locked", "name", "nbytes", "offset", "rows")
+    __slots__ = (
+        "address",
+        "file",
+        "first_row",
+        "locked",
+        "name",
+        "nbytes",
+        "offset",
+        "packing",
+        "rows",
+    )
 
     def __init__(
         self,
@@ -41,6 +68,7 @@ class Part:
         first_row: int,
         rows: int,
         locked: bool,
+        packing: Packing | None = None,
     ) -> None:
         self.name = name
         self.file = file
@@ -49,12 +77,17 @@ class Part:
         self.first_row = first_row
         self.rows = rows
         self.locked = locked
+        self.packing = packing
         self.address = 0
 
     def __repr__(self) -> str:
         kind = "locked" if self.locked else "streamed"
         rows = f"{self.first_row}:{self.first_row + self.rows}"
         return f"<Part {self.name}[{rows}] {kind} {self.nbytes} bytes>"
+
+    def treatment(self, address: int) -> Callable[[], None] | None:
+        """What is to be done with its bytes once they have arrived at `address`."""
+        return partial(self.packing.pack, address, self.nbytes) if self.packing else None
 
 
 @dataclass(frozen=True)
@@ -82,7 +115,8 @@ class Layout:
     """All parts of one weight, by rows; `table` when `GET_ROWS` reads it row by row.
 
     `absent` is an address that faults when it is read. With `experts` there are no parts: the
-    store of experts has them, matrix by matrix.
+    store of experts has them, matrix by matrix. With `packing` parts and matrices are packed; the
+    table never is.
     """
 
     name: str
@@ -90,6 +124,7 @@ class Layout:
     parts: tuple[Part, ...]
     table: RowTable | None = None
     experts: ExpertPlace | None = None
+    packing: Packing | None = None
 
 
 @dataclass(frozen=True)

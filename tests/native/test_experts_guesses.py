@@ -24,7 +24,7 @@ import flexinfer
 from flexinfer import Llama
 from flexinfer.errors import ReadError
 from flexinfer.reading.memory_reader import MemoryReader
-from flexinfer.reading.reader import Transfer
+from flexinfer.reading.reader import Transfer, Treatment
 from flexinfer.reading.waiting import Counters, Waiting
 from flexinfer.seam import Batch
 from flexinfer.storage.experts.experts import Experts
@@ -125,10 +125,17 @@ class PatientReader(MemoryReader):
         self.waiting: list[tuple[Transfer, int, memoryview]] = []
 
     def start(
-        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+        self,
+        file: int,
+        start: int,
+        view: memoryview,
+        need: int,
+        *,
+        urgent: bool = False,
+        treat: Treatment | None = None,
     ) -> Transfer:
         if urgent:
-            return super().start(file, start, view, need, urgent=True)
+            return super().start(file, start, view, need, urgent=True, treat=treat)
         transfer = Transfer()
         self.waiting.append((transfer, start, view))
         return transfer

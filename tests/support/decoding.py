@@ -69,20 +69,25 @@ def decode_all(
     return results
 
 
-def decode_plainly(path: Path, scenarios: Sequence[Scenario], folder: Path) -> list[Logits]:
-    """What plain llama.cpp gives, from a process of its own."""
-    out = folder / f"{path.stem}.npz"
+def decode_plainly(
+    path: Path, scenarios: Sequence[Scenario], folder: Path, *, repack: bool = False
+) -> list[Logits]:
+    """What llama.cpp gives, from a process of its own: stock with `repack`, else plain."""
+    out = folder / f"{path.stem}-{repack}.npz"
     asked = json.dumps([asdict(scenario) for scenario in scenarios])
-    subprocess.run([sys.executable, __file__, str(path), asked, str(out)], check=True, timeout=600)
+    command = [sys.executable, __file__, str(path), asked, str(out), "stock" if repack else "plain"]
+    subprocess.run(command, check=True, timeout=600)
     with np.load(out) as file:
         return [file[str(number)] for number in range(len(scenarios))]
 
 
-def _main(path: str, asked: str, out: str) -> None:
+def _main(path: str, asked: str, out: str, kernels: str) -> None:
     scenarios = [
         Scenario(**{**fields, "prompts": tuple(fields["prompts"])}) for fields in json.loads(asked)
     ]
-    results = decode_all(lambda options: open_plain(path, **options), scenarios)
+    results = decode_all(
+        lambda options: open_plain(path, repack=kernels == "stock", **options), scenarios
+    )
     assert "flexinfer.native.device.device" not in sys.modules
     arrays: dict[str, Any] = {str(number): bits for number, bits in enumerate(results)}
     np.savez(out, **arrays)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from flexinfer.errors import ReadError
 from flexinfer.reading.memory_reader import MemoryReader
-from flexinfer.reading.reader import CLOSE_SECONDS, Transfer
+from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, Treatment
 
 Fault = Callable[[Transfer], None]
 
@@ -30,12 +30,19 @@ class FaultyReader(MemoryReader):
         self._hanging: list[Transfer] = []
 
     def start(
-        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+        self,
+        file: int,
+        start: int,
+        view: memoryview,
+        need: int,
+        *,
+        urgent: bool = False,
+        treat: Treatment | None = None,
     ) -> Transfer:
         fault = self.faults.get(self.started)
         self.started += 1
         if fault is None:
-            return super().start(file, start, view, need, urgent=urgent)
+            return super().start(file, start, view, need, urgent=urgent, treat=treat)
         transfer = Transfer()
         fault(transfer)
         if not transfer.done:

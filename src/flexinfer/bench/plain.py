@@ -47,14 +47,18 @@ def plain_tokens(
     return [int(token) for token in json.loads(done.stdout)]
 
 
-def open_plain(path: str, **options: Any) -> Any:
-    """llama-cpp-python's own class as comparisons mean it: without weight repacking.
+def open_plain(path: str, *, repack: bool = False, **options: Any) -> Any:
+    """llama-cpp-python's own class, with all weights in memory.
 
-    Only for a process that has no other models: every later one loads without repacking too.
+    With `repack` it is stock llama.cpp, the reference of packed weights; else llama.cpp with
+    ``--no-repack``, that of plain ones. Only for a process that has no other models: every later
+    one loads without repacking too.
     """
     import llama_cpp.llama_cpp as binding
     from llama_cpp import Llama
 
+    if repack:
+        return Llama(path, verbose=False, **options)
     load = binding.llama_model_load_from_file
 
     def load_plain(name: bytes, params: Any) -> Any:

@@ -24,6 +24,7 @@ from flexinfer.machine.machine import process_memory
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
 from flexinfer.native.device.phases import Loading
+from flexinfer.native.packing import Packer, packer
 from flexinfer.planning import planner
 from flexinfer.planning.plan import Plan, Rates, Request
 from flexinfer.planning.weights import Weight
@@ -62,6 +63,7 @@ class Options:
     logits_all: bool = False
     min_ctx: int = 512
     memlock: int | None = None
+    repack: bool = False
 
 
 class Opening:
@@ -208,6 +210,7 @@ class Opening:
             params,
             self._loading,
             self._catalogue,
+            self._packer(),
         )
         trials.run(params.n_ctx, params.n_ubatch)
 
@@ -237,6 +240,12 @@ class Opening:
         )
         params.n_ctx, params.n_ubatch = plan.ctx, plan.ubatch
         self._carry_out(plan, held)
+
+    def _packer(self) -> Packer | None:
+        found = packer() if self._options.repack else None
+        if found is not None:
+            found.listen()
+        return found
 
     def _carry_out(self, plan: Plan, held: list[Held]) -> None:
         assert self._loading is not None

@@ -25,8 +25,15 @@ from flexinfer.native.device.device import device
 from flexinfer.native.device.phases import Loading, WeightTensor
 from flexinfer.native.graph.check_nodes import check_operands
 from flexinfer.native.graph.nodes import read_nodes
-from flexinfer.native.graph.uses import ExpertUse, looked_up, note_expert_uses, weight_uses
+from flexinfer.native.graph.uses import (
+    ExpertUse,
+    looked_up,
+    not_times_f32,
+    note_expert_uses,
+    weight_uses,
+)
 from flexinfer.native.mirror import CGraph, Tensor
+from flexinfer.native.packing import Packer, Packing
 from flexinfer.planning.plan import Costs
 from flexinfer.planning.weights import Use, Weight
 from flexinfer.storage.layouts import Held
@@ -81,6 +88,7 @@ class Trials:
         params: ``llama_context_params`` as asked for.
         loading: what the load declared.
         catalogue: of the model's files.
+        packer: packs the weights that it has kernels for; None: all are computed as they are.
 
     Raises:
         ModelFileError: the file does not have a weight that llama.cpp wants.
@@ -93,7 +101,9 @@ class Trials:
         params: Any,
         loading: Loading,
         catalogue: Catalogue,
+        packer: Packer | None = None,
     ) -> None:
+        self._packer = packer
         self._create = create
         self._free = free
         self._params = params
@@ -102,6 +112,7 @@ class Trials:
         self._known: dict[tuple[int, int], Trial] = {}
         self._uses: dict[int, Use] = {}
         self._looked_up: set[int] = set()
+        self._unpacked: set[int] = set()
         self._routing: dict[int, ExpertUse] = {}
         self._tensors = {weight.address: weight for weight in loading.weights}
         self._found = self._find(loading, catalogue)
@@ -161,11 +172,25 @@ class Trials:
         order = {address: number for number, address in enumerate(self._uses)}
         ordered = sorted(self._found, key=lambda pair: order.get(pair[0].address, len(order)))
         weights = [self._weight(tensor, info) for tensor, info in ordered]
-        held = [
-            Held(tensor.address, Tensor.from_address(tensor.address).data, info, weight)
+        return weights, [
+            self._held(tensor, info, weight)
             for (tensor, info), weight in zip(ordered, weights, strict=True)
         ]
-        return weights, held
+
+    def _held(self, tensor: WeightTensor, info: TensorInfo, weight: Weight) -> Held:
+        address = tensor.address
+        absent = Tensor.from_address(address).data
+        looked_up = address in self._looked_up
+        return Held(address, absent, info, weight, self._packing(tensor), looked_up)
+
+    def _packing(self, tensor: WeightTensor) -> Packing | None:
+        """How a weight is packed that is only multiplied with; as llama.cpp's loader decides."""
+        use, address = self._uses.get(tensor.address), tensor.address
+        if self._packer is None or address in self._unpacked:
+            return None
+        if use is Use.MATMUL or (use is Use.EXPERTS and tensor.shape[2] > 1):
+            return self._packer.packing(address)
+        return None
 
     def _find(
         self, loading: Loading, catalogue: Catalogue
@@ -205,6 +230,7 @@ class Trials:
         check_operands(nodes, self._tensors, self._path)
         note_expert_uses(nodes, self._tensors, self._routing)
         self._looked_up |= looked_up(nodes, self._tensors)
+        self._unpacked |= not_times_f32(nodes, self._tensors)
         for address, use in weight_uses(nodes, self._tensors).items():
             known = self._uses.setdefault(address, use)
             if known is not use:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from flexinfer.errors import ReadError
 from flexinfer.reading.open_file import Access, OpenFile
-from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, check_range
+from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, Treatment, check_range
 from flexinfer.reading.threads import Piece, QueuedTransfer, ReadThreads
 from flexinfer.sizes import ALIGNMENT
 
@@ -69,14 +69,21 @@ class FileReader:
         return start, -(-(offset + length) // ALIGNMENT) * ALIGNMENT
 
     def start(
-        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+        self,
+        file: int,
+        start: int,
+        view: memoryview,
+        need: int,
+        *,
+        urgent: bool = False,
+        treat: Treatment | None = None,
     ) -> Transfer:
         check_range(self, start, view, need)
         if not self._alive.alive:
             raise ReadError("the reader is closed")
         step, source = self.piece, self.files[file]
         cuts = range(0, need, step)
-        transfer = QueuedTransfer(len(cuts))
+        transfer = QueuedTransfer(len(cuts), treat)
         pieces = [
             Piece(transfer, source, start + at, view[at : at + step], min(step, need - at))
             for at in cuts

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from flexinfer.errors import ReadError
-from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, check_range
+from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, Treatment, check_range
 from flexinfer.sizes import ALIGNMENT
 
 
@@ -29,18 +29,25 @@ class MemoryReader:
         return offset // step * step, -(-(offset + length) // step) * step
 
     def start(
-        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+        self,
+        file: int,
+        start: int,
+        view: memoryview,
+        need: int,
+        *,
+        urgent: bool = False,
+        treat: Treatment | None = None,
     ) -> Transfer:
         self._check_open()
         check_range(self, start, view, need)
-        transfer = Transfer()
+        transfer = Transfer(treat)
         transfer.begun = True
         try:
             self._copy(file, start, view, need)
         except ReadError as error:
             transfer.finish(error)
         else:
-            transfer.finish()
+            transfer.finish(transfer.treated())
         return transfer
 
     def read_into(self, file: int, offset: int, view: memoryview) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from flexinfer.errors import ReadError
@@ -11,16 +12,21 @@ from flexinfer.errors import ReadError
 CLOSE_SECONDS = 5.0
 
 
+# Works on bytes that have arrived, where they are.
+Treatment = Callable[[], None]
+
+
 class Transfer:
     """Bytes on their way into memory; the reader that made it calls `finish` once.
 
     `done` means that nothing writes to the memory any more, also when `error` is set; `begun` that
-    the drive was asked for some of it.
+    the drive was asked for some of it. `treat` is what is to be done with the bytes before that.
     """
 
-    __slots__ = ("_latch", "begun", "done", "error")
+    __slots__ = ("_latch", "begun", "done", "error", "treat")
 
-    def __init__(self) -> None:
+    def __init__(self, treat: Treatment | None = None) -> None:
+        self.treat = treat
         self.begun = False
         self.done = False
         self.error: ReadError | None = None
@@ -43,6 +49,21 @@ class Transfer:
         """Nobody wants it any more: it ends with an error, what was not begun is not read."""
         if not self.done:
             self.error = self.error or ReadError("nobody wants what is read")
+
+    def treated(self) -> ReadError | None:
+        """All bytes are there: treat them. Returns the error that this ended with, if any.
+
+        What was given up before is not treated: some of it may be missing.
+        """
+        if self.treat is None or self.error is not None:
+            return None
+        try:
+            self.treat()
+        except Exception as failure:  # or the transfer would never end
+            error = ReadError(f"what was read cannot be used: {failure}")
+            error.__cause__ = failure
+            return error
+        return None
 
     def finish(self, error: ReadError | None = None) -> None:
         """It is over; an error that was set before stays."""
@@ -68,12 +89,20 @@ class Reader(Protocol):
         """The smallest aligned range, as (start, stop), that holds the bytes."""
 
     def start(
-        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+        self,
+        file: int,
+        start: int,
+        view: memoryview,
+        need: int,
+        *,
+        urgent: bool = False,
+        treat: Treatment | None = None,
     ) -> Transfer:
         """Begin to fill `view` from byte `start`; `urgent` ones may overtake those that wait.
 
-        Only the first `need` bytes must exist. `start` and the length of `view` are multiples of
-        `alignment`, and so is the address of `view`.
+        `treat` is called once all bytes are there, in the thread that read the last of them, and
+        the transfer is done after it. Only the first `need` bytes must exist. `start` and the
+        length of `view` are multiples of `alignment`, and so is the address of `view`.
         """
 
     def read_into(self, file: int, offset: int, view: memoryview) -> None:

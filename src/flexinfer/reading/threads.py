@@ -1,7 +1,7 @@
 """Threads that serve the pieces of transfers, urgent ones first, else first come, first served.
 
 A thread holds the interpreter lock for microseconds a piece: one call of a C queue, one read, one
-short lock.
+short lock. Whoever reads the last piece of a transfer also treats what was read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from flexinfer.errors import BudgetError, ReadError
 from flexinfer.memory.refusals import start_thread
 from flexinfer.reading.open_file import OpenFile
-from flexinfer.reading.reader import Transfer
+from flexinfer.reading.reader import Transfer, Treatment
 
 # A thread in a read that hangs is left behind when the process ends.
 _EXIT_SECONDS = 5.0
@@ -27,8 +27,8 @@ class QueuedTransfer(Transfer):
 
     __slots__ = ("left",)
 
-    def __init__(self, pieces: int) -> None:
-        super().__init__()
+    def __init__(self, pieces: int, treat: Treatment | None = None) -> None:
+        super().__init__(treat)
         self.left = pieces
 
 
@@ -69,6 +69,8 @@ class ReadThreads:
         self.bytes_read = 0
         self.open: set[QueuedTransfer] = set()
         self._lock = threading.Lock()
+        # Transfers of which bytes are still to come: what is treated keeps no drive busy.
+        self._reading = 0
         self._busy = 0.0
         self._busy_since = 0.0
         self._serving = threads
@@ -89,7 +91,7 @@ class ReadThreads:
     @property
     def busy_s(self) -> float:
         with self._lock:
-            running = time.perf_counter() - self._busy_since if self.open else 0.0
+            running = time.perf_counter() - self._busy_since if self._reading else 0.0
             return self._busy + running
 
     def submit(
@@ -97,8 +99,9 @@ class ReadThreads:
     ) -> None:
         """Queue all pieces of a transfer, before those that are not urgent if it is."""
         with self._lock:
-            if not self.open:
+            if not self._reading:
                 self._busy_since = time.perf_counter()
+            self._reading += 1
             self.open.add(transfer)
         (self._urgent if urgent else self._ahead).extend(pieces)
         for _ in pieces:
@@ -193,7 +196,10 @@ class ReadThreads:
             transfer.left -= 1
             if transfer.left:
                 return
-            self.open.discard(transfer)
-            if not self.open:
+            self._reading -= 1
+            if not self._reading:
                 self._busy += time.perf_counter() - self._busy_since
-        transfer.finish()
+        failure = transfer.treated()
+        with self._lock:
+            self.open.discard(transfer)
+        transfer.finish(failure)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flexinfer.gguf.types import TensorInfo
 from flexinfer.planning.plan import Plan
 from flexinfer.planning.weights import Use, Weight, row_slices
-from flexinfer.seam import ExpertPlace, Layout, Part, RowTable
+from flexinfer.seam import ExpertPlace, Layout, Packing, Part, RowTable
 from flexinfer.storage.experts.reads import Matrix
 
 
@@ -19,13 +19,16 @@ from flexinfer.storage.experts.reads import Matrix
 class Held:
     """One weight of a loaded model: its tensor's address, its place in the file, its plan entry.
 
-    `absent` is an address that faults when it is read.
+    `absent` is an address that faults when it is read. With `packing` it is packed in memory, but
+    for the rows of one that is `looked_up` row by row.
     """
 
     address: int
     absent: int
     info: TensorInfo
     weight: Weight
+    packing: Packing | None = None
+    looked_up: bool = False
 
     @property
     def whole(self) -> Part:
@@ -36,7 +39,8 @@ class Held:
         """`rows` rows from row `first`."""
         size = self.weight.row_bytes
         offset = self.info.offset + first * size
-        return Part(self.info.name, self.info.file, offset, rows * size, first, rows, locked)
+        info, packing = self.info, self.packing
+        return Part(info.name, info.file, offset, rows * size, first, rows, locked, packing)
 
 
 def lay_out(
@@ -61,15 +65,23 @@ def lay_out(
     places = _places(held)
     layouts = {}
     for one, rows in zip(held, plan.locked_rows, strict=True):
-        name, absent = one.info.name, one.absent
+        name, absent, packing = one.info.name, one.absent, one.packing
         if plan.by_expert(one.weight):
-            layout = Layout(name, absent, (), experts=places[one.address])
+            place = places[one.address]
+            layout = Layout(name, absent, (), experts=place, packing=packing)
         else:
             parts = _parts(one, rows, plan.slice_bytes, kept.get((one.address, rows)))
-            by_row = rows < one.weight.rows and one.weight.use in (Use.ROWS, Use.MATMUL)
-            layout = Layout(name, absent, parts, table_of(one) if by_row else None)
+            table = table_of(one) if _read_by_row(one, rows) else None
+            layout = Layout(name, absent, parts, table, packing=packing)
         layouts[one.address] = layout
     return layouts
+
+
+def _read_by_row(held: Held, locked: int) -> bool:
+    """Whether rows may have to be read on demand: where none are there as the file has them."""
+    if held.packing is not None and held.looked_up:
+        return True
+    return locked < held.weight.rows and held.weight.use in (Use.ROWS, Use.MATMUL)
 
 
 def _parts(held: Held, locked: int, slice_bytes: int, known: Part | None) -> tuple[Part, ...]:
@@ -91,7 +103,8 @@ def expert_groups(held: Iterable[Held]) -> list[tuple[list[Matrix], int]]:
     for one in held:
         weight, info = one.weight, one.info
         if weight.group is not None:
-            matrix = Matrix(info.name, info.file, info.offset, info.nbytes // weight.experts)
+            size = info.nbytes // weight.experts
+            matrix = Matrix(info.name, info.file, info.offset, size, one.packing)
             groups.setdefault(weight.group, ([], weight.experts))[0].append(matrix)
     return [groups[group] for group in sorted(groups)]
 

@@ -166,7 +166,7 @@ class Stream:
             return False
         start, stop = self._reader.span(part.file, part.offset, part.nbytes)
         address, view = self._locked.place(part, start, stop)
-        transfer = self._reader.start(part.file, start, view, part.offset + part.nbytes - start)
+        transfer = self._start(part, start, view, address)
         self._locked_ahead += part.nbytes
         self._entries.append(_Entry(part, address, transfer, "locked"))
         return True
@@ -177,11 +177,15 @@ class Stream:
         if offset is None or self._arena is None:
             return False
         view = self._arena.view(offset, stop - start)
-        transfer = self._reader.start(part.file, start, view, part.offset + part.nbytes - start)
-        self.counters.read_bytes += stop - start
         address = self._arena.address + offset + part.offset - start
+        transfer = self._start(part, start, view, address)
+        self.counters.read_bytes += stop - start
         self._entries.append(_Entry(part, address, transfer, "ring"))
         return True
+
+    def _start(self, part: Part, start: int, view: memoryview, address: int) -> Transfer:
+        need = part.offset + part.nbytes - start
+        return self._reader.start(part.file, start, view, need, treat=part.treatment(address))
 
     # -- waiting and dropping -------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from flexinfer.rates.drive import (
     remember_drive,
 )
 from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS
-from flexinfer.reading.reader import CLOSE_SECONDS, Reader, Transfer
+from flexinfer.reading.reader import CLOSE_SECONDS, Reader, Transfer, Treatment
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 MIB = 1 << 20
@@ -60,7 +60,14 @@ class _FakeReader:
         raise AssertionError
 
     def start(
-        self, file: int, start: int, view: memoryview, need: int, *, urgent: bool = False
+        self,
+        file: int,
+        start: int,
+        view: memoryview,
+        need: int,
+        *,
+        urgent: bool = False,
+        treat: Treatment | None = None,
     ) -> Transfer:
         self.drive.now += len(view) / self.rate
         self.drive.starts.append(start)

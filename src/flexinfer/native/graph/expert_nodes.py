@@ -15,7 +15,7 @@ import numpy as np
 from flexinfer.errors import EngineError
 from flexinfer.native.graph.nodes import viewed
 from flexinfer.native.mirror import Tensor
-from flexinfer.seam import Ready
+from flexinfer.seam import Packing, Ready
 
 _F32, _I32 = 0, 26
 _TENSOR = ctypes.sizeof(Tensor)
@@ -24,9 +24,11 @@ _TENSOR = ctypes.sizeof(Tensor)
 class RoutedNode:
     """One ``MUL_MAT_ID`` of the graph and the strides to its rows."""
 
-    def __init__(self, address: int, member: int) -> None:
+    def __init__(self, address: int, member: int, packing: Packing | None = None) -> None:
         self.node = Tensor.from_address(address)
-        self.weight = Tensor.from_address(self.node.src[0])
+        self.weight = Tensor.from_buffer_copy(Tensor.from_address(self.node.src[0]))
+        if packing is not None:
+            self.weight.buffer, self.weight.extra = packing.buffer, packing.extra
         self.input = Tensor.from_address(self.node.src[1])
         self.member = member
         if self.input.type != _F32 or self.node.type != _F32:
@@ -121,8 +123,8 @@ class Routed:
         """Whether a node with these sources may join: it must not read a result of the step."""
         return (group, ids) == (self.group, self.ids) and viewed(source) not in self._outputs
 
-    def add(self, address: int, member: int) -> None:
-        self.nodes.append(RoutedNode(address, member))
+    def add(self, address: int, member: int, packing: Packing | None = None) -> None:
+        self.nodes.append(RoutedNode(address, member, packing))
         self._outputs.add(address)
 
     def read_ids(self) -> list[list[int]]:

@@ -140,7 +140,8 @@ class _Search:
 
 
 def _in_memory(layout: Layout) -> bool:
-    return len(layout.parts) == 1 and bool(layout.parts[0].address)
+    """In one piece, and as the file has it: what is packed is no use to the graph's own nodes."""
+    return not layout.packing and len(layout.parts) == 1 and bool(layout.parts[0].address)
 
 
 def foresee(

@@ -29,6 +29,12 @@ def _without_work() -> frozenset[int]:
     return frozenset(map(operation, ("NONE", "RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE")))
 
 
+@lru_cache(maxsize=1)
+def products() -> frozenset[int]:
+    """The operations whose first source is a matrix that may be packed."""
+    return frozenset(map(operation, ("MUL_MAT", "MUL_MAT_ID")))
+
+
 @dataclass(frozen=True)
 class Node:
     """The fields of one graph node that decide what it reads."""

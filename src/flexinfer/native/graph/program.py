@@ -19,6 +19,7 @@ from flexinfer.native.graph.nodes import (
     copy_of,
     node_addresses,
     operation,
+    products,
     read_node,
     root_of,
     view_offset,
@@ -91,10 +92,10 @@ class Program:
                         return
                     if position == 0 and layout.table and node.op == operation("GET_ROWS"):
                         self._look_up(node, root, layout.table)
-                    elif len(layout.parts) == 1:
+                    elif len(layout.parts) == 1 and not layout.packing:
                         self._need(layout.parts[0], layout.absent, source, root)
                     else:
-                        self._slice(node, position, layout)
+                        self._multiply(node, position, layout, direct=source == root)
                         return
         self._append(node.address)
 
@@ -128,7 +129,7 @@ class Program:
             if before is not None:
                 before.next = routed
             self._routed[place.group, ids] = routed
-        routed.add(node.address, place.member)
+        routed.add(node.address, place.member, layout.packing)
 
     def _look_up(self, node: Node, root: int, table: RowTable) -> None:
         step = self._open()
@@ -164,18 +165,25 @@ class Program:
             step.stream_bytes += part.nbytes
         return load
 
-    def _slice(self, node: Node, position: int, layout: Layout) -> None:
-        if node.op != operation("MUL_MAT") or position != 0:
+    def _multiply(self, node: Node, position: int, layout: Layout, *, direct: bool) -> None:
+        """Compute a product by private copies: of each slice of the weight, and as it is packed."""
+        cut = len(layout.parts) > 1
+        fitting = {operation("MUL_MAT")} if cut else products()
+        if node.op not in fitting or position != 0 or not direct:
+            how = "cut in rows" if cut else "packed"
             raise EngineError(
-                f"{layout.name} is cut in rows but {library().ggml_op_name(node.op).decode()}"
-                " needs it whole"
+                f"{layout.name} is {how} but {library().ggml_op_name(node.op).decode()} needs it "
+                "as it is in the file"
             )
         for part in layout.parts:
             weight = copy_of(node.sources[0])
             product = copy_of(node.address)
-            weight.ne[1] = product.ne[0] = part.rows
+            if cut:
+                weight.ne[1] = product.ne[0] = part.rows
+                product.data += part.first_row * product.nb[0]
+            if layout.packing is not None:
+                weight.buffer, weight.extra = layout.packing.buffer, layout.packing.extra
             product.src[0] = ctypes.addressof(weight)
-            product.data += part.first_row * product.nb[0]
             self._private += (weight, product)
             self._need(part, layout.absent, ctypes.addressof(weight), ctypes.addressof(weight))
             self._append(ctypes.addressof(product))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flexinfer.native.graph.nodes import Node, operation, read_node, root_of
+from flexinfer.native.graph.nodes import Node, operation, products, read_node, root_of
 from flexinfer.native.mirror import Tensor
 from flexinfer.planning.weights import Use
+
+_F32 = 0
 
 
 def weight_uses(nodes: Sequence[Node], weights: Mapping[int, object]) -> dict[int, Use]:
@@ -44,6 +46,18 @@ def looked_up(nodes: Sequence[Node], weights: Mapping[int, object]) -> set[int]:
         node.sources[0]
         for node in nodes
         if node.computes and node.sources[0] in weights and _use(node, 0, True) is Use.ROWS
+    }
+
+
+def not_times_f32(nodes: Sequence[Node], weights: Mapping[int, object]) -> set[int]:
+    """Weights that the graph multiplies with other than f32, for which nothing packed is made."""
+    return {
+        node.sources[0]
+        for node in nodes
+        if node.computes
+        and node.op in products()
+        and node.sources[0] in weights
+        and Tensor.from_address(node.sources[1]).type != _F32
     }
 
 

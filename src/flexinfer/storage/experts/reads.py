@@ -6,22 +6,28 @@ Slots and window share it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from flexinfer.errors import ReadError
 from flexinfer.memory.pages import Arena
 from flexinfer.planning.weights import span_bytes
 from flexinfer.reading.reader import Reader, Transfer
 from flexinfer.reading.waiting import Counters, Waiting
+from flexinfer.seam import Packing
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One weight with a matrix of `nbytes` for each expert, one after the other from `offset`."""
+    """One weight with a matrix of `nbytes` for each expert, one after the other from `offset`.
+
+    With `packing` they are packed in memory.
+    """
 
     name: str
     file: int
     offset: int
     nbytes: int
+    packing: Packing | None = None
 
     @property
     def span(self) -> int:
@@ -54,9 +60,11 @@ class MatrixReads:
         start, stop = self._span(matrix, expert)
         view = arena.view(place, stop - start)
         need = offset + matrix.nbytes - start
-        transfer = self._reader.start(matrix.file, start, view, need, urgent=urgent)
+        address = arena.address + place + offset - start
+        treat = partial(matrix.packing.pack, address, matrix.nbytes) if matrix.packing else None
+        transfer = self._reader.start(matrix.file, start, view, need, urgent=urgent, treat=treat)
         self._counters.read_bytes += stop - start
-        return transfer, arena.address + place + offset - start
+        return transfer, address
 
     def abandon(self, transfer: Transfer, matrix: Matrix, expert: int) -> None:
         """Do not read what nobody wants, unless it is being read already."""
