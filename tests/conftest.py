@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from support.tiny_model import TinyModel
 
-pytest_plugins = ["support.hub_client"]
+pytest_plugins = ["support.hub_client", "support.victims.starting"]
+
+# What the tests of a folder need; those of `unit` need nothing.
+_NEEDS = {"native": ("native",), "bad_days": ("native",), "slow": ("native", "slow")}
 
 # Compute threads that wait sleep: spinning ones starve whatever runs beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -21,6 +24,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 # A shell that starts the tests in the background has them and their children ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        for mark in _NEEDS.get(folder, ()):
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

@@ -8,67 +8,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import llama_cpp
 import pytest
-from support import victims
 from support.decoding_bits import answer, open_tiny
 from support.tiny_model import TinyModel
+from support.victims.starting import Start, ends
 
 from flexinfer import Llama
 from flexinfer.errors import BudgetError, EngineError, ReadError
 
-pytestmark = pytest.mark.native
-
-_SCRIPTS = Path(victims.__file__).parent
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start(tiny_model: TinyModel) -> Start:
-    """Starts a script of the folder with the path of a tiny model."""
-
-    def run(script: str, *arguments: str) -> subprocess.Popen[str]:
-        path = str(tiny_model("tiny-llama", "q4_0"))
-        return subprocess.Popen(
-            [sys.executable, str(_SCRIPTS / script), path, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(_SCRIPTS.parents[1]), *sys.path])},
-        )
-
-    return run
-
-
-def _ends(process: subprocess.Popen[str], code: int = 0) -> str:
-    """The output of a script that must end by itself."""
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == code, errors[-3000:]
-    return output
-
 
 def test_control_c_at_random_moments(start: Start) -> None:
     """Each ends one request with KeyboardInterrupt; the next one gives the same bits."""
-    output = _ends(start("interrupt.py", "12", "1"))
+    output = ends(start("interrupt.py", "12", "1"))
     interrupted, wrong = map(int, output.split())
     assert wrong == 0
     assert interrupted >= 3
 
 
-@pytest.mark.slow
-def test_control_c_at_200_random_moments(start: Start) -> None:
-    interrupted, wrong = map(int, _ends(start("interrupt.py", "200", "2")).split())
-    assert wrong == 0
-    assert interrupted >= 50
-
-
 @pytest.mark.parametrize("when", ["reading", "idle", "failed", "forked"])
 def test_the_interpreter_ends_with_an_open_model(start: Start, when: str) -> None:
-    assert _ends(start("leave.py", when)) == "leaving\n"
+    assert ends(start("leave.py", when)) == "leaving\n"
 
 
 def test_kill_leaves_nothing_behind(start: Start) -> None:

@@ -17,7 +17,7 @@ from support.tiny_model import TinyModel
 from flexinfer import Llama
 from flexinfer.errors import ReadError
 
-pytestmark = [pytest.mark.native, pytest.mark.usefixtures("no_leaks")]
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 _PROMPT = [3, 17, 101, 9, 44, 8, 61, 27]
 _Preadv = Callable[[int, Sequence[memoryview], int], int]

@@ -13,7 +13,7 @@ from support.tiny_model import TinyModel
 from flexinfer import Llama
 from flexinfer.errors import ReadError
 
-pytestmark = [pytest.mark.native, pytest.mark.usefixtures("no_leaks")]
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 @pytest.fixture(scope="module")

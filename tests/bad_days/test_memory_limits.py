@@ -20,8 +20,6 @@ from flexinfer.errors import BudgetError, UnsupportedError
 from flexinfer.machine.machine import process_memory
 from flexinfer.sizes import format_size
 
-pytestmark = pytest.mark.native
-
 MIB = 1 << 20
 Done = tuple["subprocess.CompletedProcess[str]", LimitedGroup]
 InGroup = Callable[..., Done]

@@ -15,8 +15,6 @@ import pytest
 from support.architectures import tiny
 from support.tiny_model import TinyModel
 
-pytestmark = pytest.mark.native
-
 _TESTS = Path(__file__).parents[1]
 # Model, key of the metadata, value, what does not hold and where.
 _CONTRADICTIONS = [

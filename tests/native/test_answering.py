@@ -18,8 +18,6 @@ from flexinfer.bench.plain import plain_tokens
 from flexinfer.chat.answering import Answer
 from flexinfer.errors import RequestError
 
-pytestmark = pytest.mark.native
-
 _PROMPT = "hello there"
 _OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_batch": 64, "n_threads": 1, "verbose": False}
 

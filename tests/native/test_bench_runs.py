@@ -17,7 +17,6 @@ from flexinfer.bench.running import Job, drop_cache, group_trouble, run_case
 from flexinfer.cli.bench import command
 from flexinfer.errors import UnsupportedError
 
-pytestmark = pytest.mark.native
 MIB = 1 << 20
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.architectures import tiny
-from test_cli_run import assert_one_sentence, flexinfer
+from support.command import assert_one_sentence, flexinfer
 
 from flexinfer import Llama
 from flexinfer.bench.plain import plain_tokens
@@ -16,8 +16,6 @@ from flexinfer.chat.conversation import Conversation
 from flexinfer.errors import RequestError
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.gguf.estimate import estimate_costs
-
-pytestmark = pytest.mark.native
 
 _OPTIONS: dict[str, Any] = {"n_ctx": 64, "n_batch": 32, "n_ubatch": 32, "n_threads": 2}
 _PROMPT = [5, 17, 101, 9, 44, 8, 61, 27]

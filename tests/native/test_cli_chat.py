@@ -15,8 +15,6 @@ from support.tiny_model import TinyModel
 
 from flexinfer.errors import RequestError
 
-pytestmark = pytest.mark.native
-
 
 @pytest.fixture
 def llm(tiny_model: TinyModel) -> Iterator[Any]:

@@ -11,8 +11,6 @@ from flexinfer.bench import plain
 from flexinfer.cli.demo import command
 from flexinfer.errors import EngineError
 
-pytestmark = pytest.mark.native
-
 
 def test_the_demo_streams_and_agrees_with_plain_llama_cpp() -> None:
     result = CliRunner().invoke(command, ["-n", "12"])

@@ -4,33 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.command import assert_one_sentence, flexinfer
 from support.tiny_model import TinyModel
-
-pytestmark = pytest.mark.native
-
-
-def flexinfer(*arguments: object, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flexinfer", *map(str, arguments)],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def assert_one_sentence(done: subprocess.CompletedProcess[str], *words: str, code: int = 1) -> None:
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    for word in words:
-        assert word in done.stderr
 
 
 def test_the_document_adds_up(tiny_model: TinyModel) -> None:

@@ -14,8 +14,6 @@ from flexinfer import Llama
 from flexinfer.native.graph.steps import Load
 from flexinfer.planning.expert_slots import Needs
 
-pytestmark = pytest.mark.native
-
 QUANTS = ("q4_0", "q4_K", "q6_K", "q8_0", "f16", "bf16")
 EVERYWHERE = (
     Scenario(prompts=(40,), threads=2),

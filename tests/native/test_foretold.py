@@ -15,8 +15,6 @@ from flexinfer import Llama
 from flexinfer.errors import UnsupportedError
 from flexinfer.gguf.catalogue import read_catalogue
 
-pytestmark = pytest.mark.native
-
 MIB = 1 << 20
 
 

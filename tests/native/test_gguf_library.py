@@ -79,7 +79,6 @@ def seen_by_us(path: Path) -> tuple[int, list[tuple[str, int, int, int]]]:
     return len(catalogue.metadata), tensors
 
 
-@pytest.mark.native
 def test_types_and_block_sizes_are_the_librarys(ggml: Any) -> None:
     count = 43  # GGML_TYPE_COUNT of the pinned version; the library does not check its argument
     theirs = {
@@ -90,7 +89,6 @@ def test_types_and_block_sizes_are_the_librarys(ggml: Any) -> None:
     assert {n: (t.name, t.block, t.nbytes) for n, t in QUANT_TYPES.items()} == theirs
 
 
-@pytest.mark.native
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -111,7 +109,6 @@ def test_what_we_accept_the_library_reads_alike(
     assert seen_by(ggml, path) == ours
 
 
-@pytest.mark.native
 @pytest.mark.parametrize("preset", ["tiny-llama", "tiny-moe"])
 def test_a_model_is_seen_as_by_the_library(
     ggml: Any, tiny_model: Callable[[str, str], Path], preset: str

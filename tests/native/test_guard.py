@@ -11,7 +11,6 @@ from flexinfer.engine.guard import Guard
 from flexinfer.engine.interrupts import Interrupt, Interrupted
 
 
-@pytest.mark.native
 @pytest.mark.parametrize("error", [None, RuntimeError("2"), OSError("the drive")], ids=str)
 def test_a_press_stops_the_passes_and_outranks_what_that_made_fail(
     error: Exception | None,

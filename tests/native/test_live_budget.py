@@ -19,8 +19,6 @@ from flexinfer.machine.auto_budget import Move
 from flexinfer.planning import planner
 from flexinfer.planning.fitting import smallest_window
 
-pytestmark = pytest.mark.native
-
 _MODELS = ("tiny-llama", "tiny-moe", "tiny-tied")
 
 

@@ -16,8 +16,6 @@ import pytest
 from support import api_calls
 from support.tiny_model import TinyModel
 
-pytestmark = pytest.mark.native
-
 
 @pytest.fixture(scope="module")
 def model(tiny_model: TinyModel) -> str:

@@ -6,13 +6,10 @@ import gc
 import weakref
 from typing import Any
 
-import pytest
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
 from flexinfer.show.grid import memory_parts
-
-pytestmark = pytest.mark.native
 
 _OPTIONS: dict[str, Any] = {"n_batch": 64, "n_threads": 1, "verbose": False}
 

@@ -15,8 +15,6 @@ from flexinfer.native.library import library
 from flexinfer.native.mirror import InitParams, LogCallback, Tensor
 from flexinfer.native.packing import Packer, Packing, packer
 
-pytestmark = pytest.mark.native
-
 # Not even an element of these is a weight's.
 _NO_WEIGHTS = {"i8", "i16", "i32", "i64", "f64", "q8_1", "q8_K"}
 _Q4_0 = 2

@@ -13,8 +13,6 @@ from flexinfer import Llama
 from flexinfer.errors import BudgetError, ModelNotFoundError
 from flexinfer.machine.machine import process_memory
 
-pytestmark = pytest.mark.native
-
 _WIDTH = 256  # of tiny-llama
 
 

@@ -17,8 +17,6 @@ BUNDLED = ROOT / "src/flexinfer/data/shakespeare.gguf"
 # Setting up and testing are what the tests stand on; running them from here would not end.
 GIVEN = {"scripts/setup", "scripts/test", ". .venv/bin/activate"}
 
-pytestmark = pytest.mark.native
-
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

@@ -16,8 +16,6 @@ from support.tiny_model import TinyModel
 from flexinfer import Llama
 from flexinfer.errors import FlexInferError, ModelFileError, ModelNotFoundError, RequestError
 
-pytestmark = pytest.mark.native
-
 _NAN = float("nan")
 _MESSAGES = [{"role": "user", "content": "one two"}]
 Ask = Callable[[Any], Any]

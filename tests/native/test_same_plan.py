@@ -13,7 +13,6 @@ from flexinfer.synth.write import write_model
 SHAPE = Shape(layers=6, width=1024, ffn=2816, heads=8, kv_heads=8, vocabulary=20000, head_size=128)
 
 
-@pytest.mark.native
 def test_a_header_and_an_open_model_give_each_weight_the_same_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

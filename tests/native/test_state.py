@@ -21,8 +21,6 @@ from flexinfer import Llama
 from flexinfer.errors import BudgetError, RequestError, UnsupportedError
 from flexinfer.machine.machine import process_memory
 
-pytestmark = pytest.mark.native
-
 _OPTIONS: dict[str, Any] = {
     "n_ctx": 256,
     "n_batch": 64,

@@ -66,3 +66,8 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str, home: Path) -> None:
         "HF_HUB_DISABLE_XET": True,
     }.items():
         monkeypatch.setattr(constants, name, value)
+
+
+def blobs(tmp_path: Path) -> list[Path]:
+    """The files that the cache of this test has."""
+    return [p for p in (tmp_path / "home").rglob("blobs/*") if p.is_file()]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from support.loaded import loaded_by
 
 import flexinfer
 
@@ -193,16 +192,6 @@ def test_library_code_does_not_print() -> None:
             assert not printing, f"{path.name}:{getattr(node, 'lineno', 0)}"
 
 
-def loaded_by(code: str) -> set[str]:
-    shown = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return set(shown.stdout.split())
-
-
 @pytest.mark.parametrize(
     "code",
     [
@@ -218,16 +207,3 @@ def test_what_needs_no_library_loads_none(code: str) -> None:
 def test_unknown_names_of_the_package() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Lama'"):
         _ = flexinfer.Lama
-
-
-@pytest.mark.native
-def test_a_plan_does_not_wait_for_the_bindings_package() -> None:
-    probe = "from flexinfer.rates.processor import compute_rates; compute_rates([], 1)"
-    loaded = loaded_by(f"import flexinfer.cli.plan; {probe}")
-    assert loaded & {"llama_cpp", "jinja2"} == set()
-    assert "ctypes" in loaded
-
-
-@pytest.mark.native
-def test_the_class_is_loaded_on_demand() -> None:
-    assert "llama_cpp" in loaded_by("from flexinfer import Llama")

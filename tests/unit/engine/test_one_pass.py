@@ -5,48 +5,16 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from support.memory_source import PART_BYTES, HandMade, MemorySource, content
+from support.computing import Computing, run
+from support.memory_source import PART_BYTES, HandMade, MemorySource
 
 from flexinfer.engine.interrupts import Interrupt
-from flexinfer.engine.one_pass import OnePass
 from flexinfer.errors import ReadError
-from flexinfer.native.graph.routing import Scratch
 from flexinfer.native.mirror import STATUS_ABORTED, STATUS_FAILED, STATUS_SUCCESS, Tensor
 
 ABSENT = 8
-
-
-class Computing:
-    """Notes each segment; asked to, looks at what the loads of its steps point at."""
-
-    def __init__(self, program: HandMade, status: Callable[[int], int] = lambda n: 0) -> None:
-        self.segments: list[Any] = []
-        self._program = program
-        self._status = status
-
-    def __call__(self, segment: Any) -> int:
-        for number in segment:
-            if number < len(self._program.steps):
-                for load in self._program.steps[number].loads:
-                    address = self._program.cells[load.index].value
-                    assert ctypes.string_at(address, PART_BYTES) == content(load.part)
-        self.segments.append(segment)
-        return self._status(len(self.segments))
-
-
-def run(
-    program: HandMade,
-    source: MemorySource,
-    compute: Computing,
-    *,
-    check: Callable[[], None] = lambda: None,
-    merge_bytes: int = 0,
-) -> int:
-    return OnePass(program, source, compute, check, Scratch(), merge_bytes).run()
 
 
 @pytest.fixture
@@ -201,16 +169,11 @@ def test_the_next_routing_is_guessed_while_experts_arrive(most: int) -> None:
 
 def test_no_library_is_needed() -> None:
     code = (
-        "import test_one_pass as t; from support.memory_source import HandMade, MemorySource\n"
+        "from support.computing import Computing, run\n"
+        "from support.memory_source import HandMade, MemorySource\n"
         "made = HandMade(); made.dense('a'); made.routed([1, 0])\n"
-        "assert t.run(made, MemorySource(), t.Computing(made)) == 0\n"
+        "assert run(made, MemorySource(), Computing(made)) == 0\n"
         "print('ggml' in open('/proc/self/maps').read())"
     )
-    folder = __file__.rpartition("/")[0]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.append({folder!r})\n{code}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "False\n", done.stderr

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.plans import assert_sound
 from support.weights import (
     MIB,
     RATES,
@@ -21,7 +22,7 @@ from support.weights import (
 
 from flexinfer.errors import BudgetError
 from flexinfer.planning.expert_slots import Needs
-from flexinfer.planning.fitting import everything, is_rigid, locked_cost
+from flexinfer.planning.fitting import everything
 from flexinfer.planning.plan import MIN_UBATCH, Costs, Plan, Request
 from flexinfer.planning.planner import (
     adaptive_window,
@@ -31,7 +32,7 @@ from flexinfer.planning.planner import (
     rewindow,
     smallest_budget,
 )
-from flexinfer.planning.weights import ON_DEMAND, Use, Weight, piece_cost, row_slices
+from flexinfer.planning.weights import ON_DEMAND, Use, Weight, piece_cost
 
 GIB = 1 << 30
 LLAMA_7B = llama()
@@ -59,20 +60,6 @@ def lead(made: Plan) -> list[float]:
         unlocked += left
         found.append(unlocked - made.streamed_bytes * elapsed / clock)
     return found
-
-
-def assert_sound(made: Plan, room: int) -> None:
-    """What the engine relies on, whatever the strategy."""
-    assert made.window + locked_cost(made.weights, made.locked_rows) <= room
-    for weight, rows in zip(made.weights, made.locked_rows, strict=True):
-        assert 0 <= rows <= weight.rows
-        if 0 < rows < weight.rows:
-            assert not is_rigid(weight)
-            assert rows % weight.row_step == 0
-            assert weight.rows - rows >= weight.row_step
-        if weight.use not in ON_DEMAND:
-            for _, count in row_slices(weight, rows, made.slice_bytes):
-                assert piece_cost(weight, count) <= made.window
 
 
 @few

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.plans import assert_sound
 from support.weights import MIB, RATES, any_weights, few, fixed_costs, llama, matrix, total
-from test_planner import assert_sound
 
 from flexinfer.planning.expert_slots import Needs
 from flexinfer.planning.fitting import is_rigid

@@ -1,17 +1,13 @@
-"""What measured rates are held against: the arithmetic of the benchmarks."""
+"""Rounds of decoding beside its bound: the arithmetic that measured rates are held against."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any, cast
 
 import pytest
 
-from flexinfer.bench.expert_turns import bounds
-from flexinfer.bench.in_group import GroupRun, run_in_group
 from flexinfer.bench.rate_rounds import Round, least_streamed, measure_round
 from flexinfer.bench.turns import Worker
-from flexinfer.errors import EngineError
 
 MIB = 1 << 20
 
@@ -58,21 +54,3 @@ def test_without_reads_the_processor_is_the_bound() -> None:
         cast(Worker, ours), cast(Worker, _Script(step=[{"times": [0.4]}])), 1, streamed=10**9
     )
     assert (found.bound, found.ratio, found.cpu_per_gb) == (0.4, 1.0, 0.0)
-
-
-def test_reads_of_experts_hide_behind_experts_alone() -> None:
-    figures = {"missed_bytes": 4e8, "drive": 1e9, "expert_share": 0.75, "token_s": 1.0}
-    # A quarter of a token's 0.2 s is dense; 0.4 s of reads are longer than 0.15 s of experts.
-    assert bounds(figures, 0.2) == pytest.approx({"bound": 0.45, "least": 0.4, "ratio": 0.45})
-    figures |= {"missed_bytes": 1e7}
-    assert bounds(figures, 0.2) == pytest.approx({"bound": 0.2, "least": 0.2, "ratio": 0.2})
-
-
-def test_a_command_without_limits_gives_its_document() -> None:
-    command = [sys.executable, "-c", "print('{\"a\": 1}')"]
-    assert run_in_group(command, "-", None) == GroupRun({"a": 1}, 0, 0)
-
-
-def test_a_command_that_fails_is_an_error() -> None:
-    with pytest.raises(EngineError, match="ended with 3, 0 OOM kills"):
-        run_in_group([sys.executable, "-c", "raise SystemExit(3)"], "-", None)

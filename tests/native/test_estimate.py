@@ -1,0 +1,49 @@
+"""What is estimated from a header, against what opening the model measures."""
+
+from __future__ import annotations
+
+import pytest
+from support.tiny_model import TinyModel
+
+from flexinfer.gguf.catalogue import read_catalogue
+from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+
+
+def test_logits_of_a_whole_batch_are_in_the_plan(tiny_model: TinyModel) -> None:
+    from flexinfer import Llama
+
+    path = str(tiny_model("tiny-llama"))
+    with Llama(
+        path, memory="400MiB", n_ctx=512, n_batch=256, logits_all=True, verbose=False
+    ) as llm:
+        llm.eval(list(range(5, 5 + 256)))
+        used, planned = llm.memory_use()["kv"], llm.plan.costs.kv
+    assert 0.9 * planned < used <= planned
+
+
+@pytest.mark.parametrize("flash", [False, True])
+@pytest.mark.parametrize("preset", ["tiny-llama", "tiny-tied", "tiny-wide", "tiny-moe"])
+def test_the_estimate_is_near_the_measurement(
+    preset: str, flash: bool, tiny_model: TinyModel
+) -> None:
+    from flexinfer import Llama
+
+    path = tiny_model(preset)
+    with Llama(
+        str(path),
+        weight_memory="64MiB",
+        n_ctx=1024,
+        n_batch=256,
+        n_ubatch=256,
+        n_threads=2,
+        flash_attn=flash,
+        verbose=False,
+    ) as llm:
+        opened = llm.plan
+    catalogue = read_catalogue(path)
+    expected = {w.name: (w.use, w.row_step, w.experts, w.used, w.group) for w in opened.weights}
+    weights = estimate_weights(catalogue, 2)
+    assert {w.name: (w.use, w.row_step, w.experts, w.used, w.group) for w in weights} == expected
+    costs = estimate_costs(catalogue, flash_attention=flash)(1024, 256)
+    assert costs.kv == opened.costs.kv
+    assert costs.compute == pytest.approx(opened.costs.compute, rel=0.35)

@@ -1,0 +1,61 @@
+"""The report: how, where and what; what cannot be overlooked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from support.bench_runs import MIB, NATIVE
+
+from flexinfer.bench.cases import MMAP
+from flexinfer.bench.rendering import markdown, page
+from flexinfer.bench.report import PARTS, split
+from flexinfer.bench.summary import Summary, case_of
+
+
+def test_parts_of_a_step(entry: dict[str, Any]) -> None:
+    summary = Summary("m.gguf", entry)
+    parts = split(summary, case_of(NATIVE, "sync", 500 * MIB), 100.0 * MIB)
+    assert parts == pytest.approx({"compute": 1.5, "wait": 0.75, "other": 0.75, "read": 1.0})
+    assert set(split(summary, case_of(NATIVE, MMAP, 500 * MIB), 1e9)) == {"read"}
+    assert set(parts) == set(PARTS)
+
+
+def test_the_report_says_how_where_and_what(document: dict[str, Any]) -> None:
+    text = markdown(json.loads(json.dumps(document)))
+    for part in (
+        "readahead 128 KiB",
+        "Outside this window",
+        "all gave the same tokens",
+        "layers at 500 MiB: no memory",
+        "| 50% (500 MiB) | 6 (4-8) |",
+        "synchronous direct reads | sync / mmap | 2.25x to 2.25x",
+    ):
+        assert part in text, part
+    assert "+25%" in text
+
+
+def test_different_tokens_cannot_be_overlooked(document: dict[str, Any]) -> None:
+    document["models"]["m.gguf"]["runs"][4]["tokens"] = [1]
+    assert "NOT the same" in markdown(document)
+
+
+def test_disturbed_figures_are_marked(document: dict[str, Any]) -> None:
+    for measured in document["models"]["m.gguf"]["runs"]:
+        if measured["system"] == "flex":
+            measured["outside_cpu"] = 0.6
+    text = markdown(document)
+    assert "2 of the runs were disturbed" in text
+    assert "| ~1 (0.667-1.33) |" in text
+    assert "flex / mmap | 4" not in text
+
+
+def test_the_page_needs_no_other_file(document: dict[str, Any]) -> None:
+    pytest.importorskip("matplotlib")
+    text = page(document)
+    assert text.count("<svg") == 4
+    assert "A &amp; B &lt;fast&gt;" in text
+    assert "<script" not in text
+    assert "src=" not in text
+    assert text == page(document)
