@@ -17,8 +17,6 @@ from flexinfer.binding.chat_template import ChatTemplate
 from flexinfer.chat.conversation import Conversation
 from flexinfer.errors import RequestError
 
-pytestmark = pytest.mark.native
-
 _MESSAGES = [
     {"role": "system", "content": "be brief"},
     {"role": "user", "content": 'one "two" <three>'},

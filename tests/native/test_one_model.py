@@ -25,8 +25,6 @@ from support.tiny_model import TinyModel
 from flexinfer import Llama
 from flexinfer.errors import BudgetError, EngineError
 
-pytestmark = pytest.mark.native
-
 _VICTIM = Path(__file__).parents[1] / "support" / "victims" / "methods.py"
 _GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0}
 _PROMPTS = ("one two", "three four five", "six")
