@@ -34,49 +34,7 @@ _GROUPED: dict[str, dict[str, tuple[str, int]]] = {
 _MIXTURES = tuple(
     name for name in tiny.models() if name.endswith("-moe") and name not in _WRITES_NO_TOKENS
 )
-# Given a router's own input, the copied nodes must choose what the graph chooses.
-_OWN_INPUT = """
-import json, sys
-from flexinfer import Llama
-from flexinfer.native.mirror import CGraph
-from flexinfer.engine.engine import Engine
-from flexinfer.engine.one_pass import OnePass
-from flexinfer.native.graph.foresight import Foresight, _experts_read, _Search
-from flexinfer.native.graph.nodes import node_addresses
-
-experts, found = OnePass._compute_experts, {}
-
-def compared(self, routed):
-    if routed.first and routed.tokens == 1:
-        search = _Search(routed.ids, self._source.layouts)
-        nodes = node_addresses(CGraph.from_address(current[0]))
-        order = {address: at for at, address in enumerate(nodes)}
-        equal = None
-        if search.complete and _experts_read(routed, search.source):
-            own = Foresight(routed.group, search, search.source, order)
-            own.aim()
-            self._call(self._program.segment_of(own.array, own.count))
-            equal = own.experts() == routed.read_ids()[0]
-        found[name].append((equal, routed in self._program.foresight))
-    return experts(self, routed)
-
-compute, current = Engine.compute, [0]
-
-def noted(self, backend, graph_address):
-    current[0] = graph_address
-    return compute(self, backend, graph_address)
-
-OnePass._compute_experts, Engine.compute = compared, noted
-for path in sys.argv[1:]:
-    name = path
-    found[name] = []
-    with Llama(path, weight_memory="1GiB", n_ctx=64, verbose=False) as llm:
-        whole = llm.plan.weight_bytes
-    with Llama(path, weight_memory=int(whole * 0.8), n_ctx=64, verbose=False) as llm:
-        for token in (4, 5, 6):
-            llm.eval([token])
-print(json.dumps(found))
-"""
+_OWN_ROUTERS = Path(tiny.__file__).with_name("own_routers.py")
 
 
 def _with_experts(name: str, experts: int, used: int) -> dict[str, Any]:
@@ -100,11 +58,12 @@ def _with_experts(name: str, experts: int, used: int) -> dict[str, Any]:
 
 
 def test_copied_routers_choose_as_the_graph_does(tmp_path: Path) -> None:
+    """Given their own router's input."""
     paths = [
         tiny.write_model(_with_experts(name, 8, 3), tmp_path / f"{name}.gguf") for name in _MIXTURES
     ]
     done = subprocess.run(
-        [sys.executable, "-c", _OWN_INPUT, *map(str, paths)],
+        [sys.executable, str(_OWN_ROUTERS), *map(str, paths)],
         capture_output=True,
         text=True,
         timeout=600,

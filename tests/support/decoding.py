@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexinfer.bench.plain import open_plain
+from support.plainly import require_plain
 
 Logits = npt.NDArray[np.uint32]
 
@@ -88,7 +89,7 @@ def _main(path: str, asked: str, out: str, kernels: str) -> None:
     results = decode_all(
         lambda options: open_plain(path, repack=kernels == "stock", **options), scenarios
     )
-    assert "flexinfer.native.device.device" not in sys.modules
+    require_plain()
     arrays: dict[str, Any] = {str(number): bits for number, bits in enumerate(results)}
     np.savez(out, **arrays)
 

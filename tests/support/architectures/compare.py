@@ -20,6 +20,8 @@ import llama_cpp
 import numpy as np
 from llama_cpp import _internals
 
+from support.plainly import require_plain
+
 PROMPT = 40
 DECODED = 4
 # Their attention is not causal: a prompt is one ubatch, and no token can follow it.
@@ -188,6 +190,8 @@ def main() -> None:
         except Exception as error:
             line = {"model": path.rsplit("/", 1)[-1], **asdict(setting), "error": str(error)}
         print(json.dumps(line), flush=True)
+    if arguments.mode == "plain":
+        require_plain()
 
 
 if __name__ == "__main__":

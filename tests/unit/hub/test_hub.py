@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from support.fake_hub import FakeHub
-from support.hub_client import REPO, Run, blobs
+from support.hub_client import REPO, Run, blobs, use_hub
 from support.tiny_model import TinyModel
 
 from flexinfer.errors import RequestError
-from flexinfer.hub import hub
+from flexinfer.hub import download, hub
 from flexinfer.synth.write import write_model
 
 
@@ -96,35 +96,27 @@ def test_a_broken_download_goes_on_in_the_next_process(
 
 
 def test_a_file_too_large_for_one_request_comes_in_pieces(
-    fake_hub: FakeHub, tmp_path: Path, tiny_model: TinyModel
+    fake_hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    from huggingface_hub import constants
+
     model = fake_hub.folder / "tiny-Q8_0.gguf"
     size = model.stat().st_size
     piece = 4 << 20
     fake_hub.most = piece
+    use_hub(monkeypatch, fake_hub.endpoint, tmp_path / "home")
     # What the hub does with 50 GB, here with 4 MiB.
-    code = f"""
-from huggingface_hub import constants
-from flexinfer.hub import hub
-from flexinfer.hub import download
-constants.MAX_HTTP_DOWNLOAD_SIZE = download._PIECE = {piece}
-print(hub.download(hub.locate("hf:{REPO}")))
-"""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": fake_hub.endpoint,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).read_bytes() == model.read_bytes()
+    monkeypatch.setattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", piece)
+    monkeypatch.setattr(download, "_PIECE", piece)
+    path = hub.download(hub.locate(f"hf:{REPO}"))
+    assert Path(path).read_bytes() == model.read_bytes()
     ranges = [r for m, p, r in fake_hub.log.requests if m == "GET" and "resolve" in p]
     assert len(ranges) == -(-size // piece) > 2
     assert fake_hub.log.sent == size
-    assert "100%" in done.stderr
+    assert "100%" in capfd.readouterr().err
 
 
 def test_what_does_not_fit_is_not_downloaded(run: Run, fake_hub: FakeHub, tmp_path: Path) -> None:
