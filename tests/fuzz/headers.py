@@ -10,19 +10,10 @@ numbers of those that crashed, hung or took too much memory, by what ggml said l
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import copy
-import json
 import os
 import random
-import resource
-import signal
 import sys
-import tempfile
-import time
-import traceback
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +21,12 @@ import llama_cpp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.architectures import tiny
+from support.children import campaign
 
 from flexinfer import Llama
-from flexinfer.errors import FlexInferError
 
 _TYPES = ("F32", "F16", "F16", "I8", "I32", "F64")
 _NUMBERS = (0, 1, 2, 3, 7, 255, 4096, 65535, 2**31 - 1, 2**31, 2**32 - 1)
-_ADDRESS_SPACE = 8 << 30
-# Of the processor, and on the clock: other work may have the machine meanwhile.
-_CPU_SECONDS = 20
-_SECONDS = 300
-# How a child ends.
-_RAN, _REJECTED, _BY_LLAMA, _OTHER = 0, 10, 11, 12
 
 
 def mutant(number: int, folder: Path) -> Path:
@@ -111,24 +96,16 @@ def _change_bytes(path: Path, chance: random.Random) -> None:
             file.write(bytes([chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))]))
 
 
-def _child(path: Path, quiet: bool) -> int:
-    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.alarm(_SECONDS)
+def attempt(number: int, folder: Path, verbose: bool) -> None:
+    """Open input `number` and decode a few tokens."""
+    path = mutant(number, folder)
     try:
         with Llama(
-            str(path), weight_memory="8MiB", n_ctx=128, n_threads=1, n_ubatch=16, verbose=not quiet
+            str(path), weight_memory="8MiB", n_ctx=128, n_threads=1, n_ubatch=16, verbose=verbose
         ) as llm:
             llm._ctx.decode(_batch())
-    except FlexInferError as error:
-        return _REJECTED if "\n" not in str(error) else _OTHER
-    except (ValueError, RuntimeError):
-        return _BY_LLAMA
-    except BaseException:
-        traceback.print_exc()
-        return _OTHER
-    return _RAN
+    finally:
+        path.unlink()
 
 
 def _batch() -> Any:
@@ -137,64 +114,5 @@ def _batch() -> Any:
     return batch
 
 
-def outcome(number: int, folder: Path, quiet: bool = True) -> str:
-    """Run input `number` in a child; how it ended, and what it said last when that was a crash."""
-    path = mutant(number, folder)
-    said = folder / "said"
-    child = os.fork()
-    if not child:
-        if quiet:
-            output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-        # llama.cpp's abort would start a debugger for a trace.
-        os.environ["GGML_NO_BACKTRACE"] = "1"
-        os._exit(_child(path, quiet))
-    _, status = os.waitpid(child, 0)
-    path.unlink()
-    if os.WIFSIGNALED(status):
-        return f"signal {signal.Signals(os.WTERMSIG(status)).name}: {_last_line(said)}"
-    names = {_RAN: "ran", _REJECTED: "rejected", _BY_LLAMA: "rejected by llama.cpp"}
-    return names.get(os.WEXITSTATUS(status), f"unexpected error: {_last_line(said)}")
-
-
-def _last_line(said: Path) -> str:
-    lines = said.read_text("utf-8", "replace").splitlines() if said.exists() else []
-    # Where llama.cpp was compiled is of no interest.
-    return lines[-1].rpartition("llama.cpp/")[2] if lines else "nothing said"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("inputs", type=int)
-    parser.add_argument("seed", type=int, nargs="?", default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no more then")
-    parser.add_argument("--only", type=int)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.only is not None:
-            print(outcome(arguments.only, Path(folder), quiet=False))
-            return
-        outcomes: Counter[str] = Counter()
-        findings: dict[str, list[int]] = {}
-        first = arguments.seed * 1_000_000
-        began = time.monotonic()
-        with contextlib.suppress(KeyboardInterrupt):
-            for number in range(first, first + arguments.inputs):
-                if time.monotonic() - began > arguments.seconds:
-                    break
-                found = outcome(number, Path(folder))
-                outcomes[found.split(":")[0]] += 1
-                if found.startswith(("signal", "unexpected")):
-                    findings.setdefault(found, []).append(number)
-    document = {
-        "inputs": outcomes.total(),
-        "seconds": round(time.monotonic() - began),
-        "outcomes": outcomes,
-        "findings": findings,
-    }
-    print(json.dumps(document, indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    campaign(__doc__, attempt)

@@ -38,7 +38,7 @@ def programs(tree: ast.AST) -> Iterator[ast.AST]:
         if text and ("import " in text or "=" in text):
             try:
                 yield ast.parse(text)
-            except SyntaxError:
+            except (SyntaxError, ValueError):
                 continue
 
 

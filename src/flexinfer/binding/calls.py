@@ -18,6 +18,7 @@ from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.check_request import (
     check_biases,
     check_completion,
+    check_sampling,
     check_stops,
     check_text,
     check_tokens,
@@ -57,6 +58,8 @@ class Calls(llama_cpp.Llama):
             RequestError: the model writes no text, or its encoder cannot take the prompt at once.
         """
         tokens = list(tokens)
+        names = signature(llama_cpp.Llama.generate)
+        check_sampling(names.bind(self, tokens, *arguments, **options).arguments)
         self._batches.check_writes()
         if self._batches.encodes_prompts:
             check_tokens(tokens, self.n_vocab())

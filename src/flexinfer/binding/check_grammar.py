@@ -63,6 +63,10 @@ def check_grammar(text: str, root: str = "root") -> None:
     """
     if not text:
         return
+    half = re.search("[\ud800-\udfff]", text)
+    if half is not None:
+        line = text.count("\n", 0, half.start()) + 1
+        raise _mistake(line, f"half a character ({half.group()!r}) is no text")
     if len(text) > _MAX_BYTES:
         raise _mistake(1, f"it has {len(text)} characters; at most {_MAX_BYTES} are read")
     reading = _Reading()
@@ -139,7 +143,8 @@ class _Reading:
             self._open, self._name, self._goes_on = [rule], None, True
         else:
             wanted = "a name of a rule" if self._name is None else f"'::=' after {self._name}"
-            raise _mistake(line, f"{wanted} is missing before {found.strip() or 'the line ends'}")
+            before = repr(found[:20]) if found.strip() else "the line ends"
+            raise _mistake(line, f"{wanted} is missing before {before}")
 
     def _body(self, kind: str, found: str, line: int) -> None:
         sequence = self._open[-1].choices[-1]
