@@ -19,6 +19,7 @@ from support.victims.starting import Start, ends
 
 from flexinfer import Llama
 from flexinfer.errors import BudgetError, EngineError, ReadError
+from flexinfer.machine.machine import process_memory
 
 
 def test_control_c_at_random_moments(start: Start) -> None:
@@ -155,7 +156,8 @@ def test_memory_that_is_refused_when_opening(
 def test_a_context_that_the_budget_refuses(tiny_model: TinyModel) -> None:
     """A second context of a limited model is refused with the arithmetic; the first goes on."""
     path = str(tiny_model("tiny-llama", "q4_0"))
-    with Llama(path, memory="300MiB", n_ctx=256, logits_all=True, verbose=False) as llm:
+    memory = process_memory() + (200 << 20)
+    with Llama(path, memory=memory, n_ctx=256, logits_all=True, verbose=False) as llm:
         expected = answer(llm)
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = 1 << 22

@@ -7,15 +7,15 @@ from support.tiny_model import TinyModel
 
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+from flexinfer.machine.machine import process_memory
 
 
 def test_logits_of_a_whole_batch_are_in_the_plan(tiny_model: TinyModel) -> None:
     from flexinfer import Llama
 
     path = str(tiny_model("tiny-llama"))
-    with Llama(
-        path, memory="400MiB", n_ctx=512, n_batch=256, logits_all=True, verbose=False
-    ) as llm:
+    memory = process_memory() + (300 << 20)
+    with Llama(path, memory=memory, n_ctx=512, n_batch=256, logits_all=True, verbose=False) as llm:
         llm.eval(list(range(5, 5 + 256)))
         used, planned = llm.memory_use()["kv"], llm.plan.costs.kv
     assert 0.9 * planned < used <= planned

@@ -24,6 +24,7 @@ from support.tiny_model import TinyModel
 
 from flexinfer import Llama
 from flexinfer.errors import BudgetError, EngineError
+from flexinfer.machine.machine import process_memory
 
 _VICTIM = Path(__file__).parents[1] / "support" / "victims" / "methods.py"
 _GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0}
@@ -213,7 +214,8 @@ def test_a_copy_is_opened_as_the_model_was(path: str, copied: Any) -> None:
 
 
 def test_a_copy_of_a_limited_model_is_limited(path: str) -> None:
-    with Llama(path, memory="700MiB", **OPTIONS) as llm:
+    budget = process_memory() + (500 << 20)
+    with Llama(path, memory=budget, **OPTIONS) as llm:
         state = pickle.dumps(llm)
     with pickle.loads(state) as other:
-        assert other.memory == 700 << 20
+        assert other.memory == budget
