@@ -85,13 +85,9 @@ class Llama(Calls):
         on_move: Callable[[Move], None] = lambda move: None,
         **options: Any,
     ) -> None:
-        begin(self)
-        # Weak: a model that nobody refers to is freed at once.
-        me = weakref.proxy(self)
-        self._turns = Turns(lambda: put_aside(me, me._ledger), lambda aside: aside.give_back(me))
-        self._survive = device().survive
+        self._turns = self._begin_turns()
         ours = {"memory": memory, "weight_memory": weight_memory, "window": window}
-        self._asked = {**ours, "strategy": strategy, **options}
+        self._asked = {**ours, "strategy": strategy, "repack": repack, **options}
         check_arguments(options, signature(Llama.__init__).parameters)
         refuse_placement(options)
         check_strategy(strategy)
@@ -245,6 +241,13 @@ class Llama(Calls):
         return state_of(super().__getstate__(), self._asked)
 
     # -- opening ------------------------------------------------------------------------------
+
+    def _begin_turns(self) -> Turns[Aside]:
+        begin(self)
+        self._survive = device().survive
+        # Weak: a model that nobody refers to is freed at once.
+        me = weakref.proxy(self)
+        return Turns(lambda: put_aside(me, me._ledger), lambda aside: aside.give_back(me))
 
     def _open_vocabulary(self, path: str, verbose: bool) -> None:
         model = read_vocabulary(path, verbose=verbose, survive=self._survive)

@@ -202,12 +202,18 @@ def test_a_child_opens_a_model_of_its_own(path: str, llm: Llama) -> None:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda llm: pickle.loads(pickle.dumps(llm))])
 def test_a_copy_is_opened_as_the_model_was(path: str, copied: Any) -> None:
-    ours: dict[str, Any] = {"weight_memory": "3MiB", "strategy": "flex", "window": "1MiB"}
+    ours: dict[str, Any] = {
+        "weight_memory": "3MiB",
+        "strategy": "flex",
+        "window": "1MiB",
+        "repack": True,
+    }
     with Llama(path, **OPTIONS, **ours) as llm, copied(llm) as other:
         assert type(other) is Llama
         assert (other.plan.request.weight_memory, other.plan.request.window) == (3 << 20, 1 << 20)
         assert other.plan.request.strategy == llm.plan.request.strategy
         assert other.n_ctx() == llm.n_ctx()
+        assert other.__getstate__()["repack"] is True
         assert _text(other, "one two") == _text(llm, "one two")
     with Llama(path, memory="900MiB", vocab_only=True, verbose=False) as alone:
         assert copied(alone).tokenize(b"one") == alone.tokenize(b"one")
