@@ -20,6 +20,7 @@ from flexinfer.machine.machine import Machine
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.plan import MIN_UBATCH, Costs, CostsOf, Plan, Rates, Request
 from flexinfer.planning.strategies import check_strategy
+from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates
 from flexinfer.sizes import optional_size
 
@@ -53,8 +54,9 @@ class Arguments:
     n_threads: int | None = None
     type_k: int | None = None
     type_v: int | None = None
-    flash_attn: bool = False
+    flash_attn: bool | None = False
     logits_all: bool = False
+    repack: bool | None = None
 
     def budget(self, machine: Machine) -> int:
         """Bytes of the process; by default what is available less a margin."""
@@ -74,7 +76,7 @@ class Arguments:
             if kind not in names:
                 known = ", ".join(f"{number} ({name})" for number, name in names.items())
                 raise RequestError(f"there is no KV cache of type {kind}; take one of {known}")
-        if needs_flash_attention(names[kinds[1]]) and not self.flash_attn:
+        if needs_flash_attention(names[kinds[1]]) and self.flash_attn is False:
             raise RequestError(
                 f"values of type {names[kinds[1]]} need flash attention; give flash_attn=True"
             )
@@ -94,8 +96,9 @@ def plan(
     n_threads: int | None = None,
     type_k: int | None = None,
     type_v: int | None = None,
-    flash_attn: bool = False,
+    flash_attn: bool | None = False,
     logits_all: bool = False,
+    repack: bool | None = None,
 ) -> Plan:
     """The plan that `flexinfer.Llama` with the same arguments makes; no model is opened.
 
@@ -104,7 +107,7 @@ def plan(
 
     Args:
         model: a GGUF file, the first one when it is split; or its header.
-        memory, weight_memory, strategy, window: see `flexinfer.Llama`.
+        memory, weight_memory, strategy, window, repack: see `flexinfer.Llama`.
         n_ctx, n_batch, n_ubatch: tokens; a context of 0 is the model's own.
         n_threads: processors; by default all physical cores.
         type_k, type_v: ggml's numbers of the KV cache's types; f16 by default.
@@ -117,7 +120,7 @@ def plan(
     catalogue = model if isinstance(model, Catalogue) else read_catalogue(model)
     held = (memory, weight_memory, strategy, window)
     sizes = Sizes(n_ctx, n_batch, n_ubatch)
-    arguments = Arguments(*held, sizes, n_threads, type_k, type_v, flash_attn, logits_all)
+    arguments = Arguments(*held, sizes, n_threads, type_k, type_v, flash_attn, logits_all, repack)
     return forecast(catalogue, arguments, Machine.detect()).plan()
 
 
@@ -135,7 +138,8 @@ def forecast(
     cores = arguments.n_threads or machine.cores
     weights = estimate_weights(catalogue, cores)
     if rates is None:
-        weights, rates = measure_rates(catalogue, weights, drive_for(catalogue), cores)
+        kernels = kernels_for(catalogue, cores, arguments.repack)
+        weights, rates = measure_rates(catalogue, weights, drive_for(catalogue), cores, kernels)
     ctx = arguments.sizes.n_ctx or catalogue.parameter("context_length", 0) or _CONTEXT
     batch = min(arguments.sizes.n_batch, ctx)
     request = Request(
@@ -151,7 +155,9 @@ def forecast(
 
 
 def _costs(catalogue: Catalogue, arguments: Arguments, batch: int) -> CostsOf:
-    costs = estimate_costs(catalogue, arguments.kv_types, flash_attention=arguments.flash_attn)
+    # llama.cpp takes it where it may.
+    flash = arguments.flash_attn is not False
+    costs = estimate_costs(catalogue, arguments.kv_types, flash_attention=flash)
     if not arguments.logits_all:
         return costs
     embedding = catalogue.get("token_embd.weight")

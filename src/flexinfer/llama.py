@@ -37,6 +37,7 @@ from flexinfer.native.device.device import device
 from flexinfer.planning.plan import Plan
 from flexinfer.planning.planner import margin
 from flexinfer.planning.strategies import check_strategy
+from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
 from flexinfer.sizes import optional_size
 from flexinfer.storage.experts.experts import Experts
@@ -55,6 +56,9 @@ class Llama(Calls):
         weight_memory: a cap on locked weights and window alone; the process is then not limited.
         strategy: which weights stay; see `flexinfer.planning.strategies`.
         window: bytes of the window that streamed weights pass through; planned by default.
+        repack: pack weights for the kernels of stock llama.cpp, whose bits the answers then have;
+            False: those of llama.cpp without repacking; by default what is faster here.
+        flash_attn: None lets llama.cpp decide, which takes it where it can.
         catalogue: the file's header, where it was read already.
         on_move: with ``memory="auto"``, is told each change of the budget.
         **options: whatever `llama_cpp.Llama` takes, except what places weights.
@@ -102,6 +106,7 @@ class Llama(Calls):
         fill_defaults(options, machine, self.catalogue)
         self._drive = drive_for(self.catalogue)
         self._threads: int = options["n_threads"]
+        self._kernels = kernels_for(self.catalogue, self._threads, repack)
         held = Options(
             budget=granted_budget(None if memory == "auto" else memory, machine),
             asked=memory not in (None, "auto"),
@@ -110,7 +115,8 @@ class Llama(Calls):
             window=optional_size(window),
             memlock=machine.memlock,
             logits_all=bool(options.get("logits_all")),
-            repack=bool(repack),
+            kernels=self._kernels,
+            flash_attention_auto=options.get("flash_attn", False) is None,
         )
         self._opening = opening = self._begin(held)
         try:
@@ -224,7 +230,10 @@ class Llama(Calls):
     def _free(self) -> None:
         # At the interpreter's end there is no way to write any more.
         if self._engine is not None and not sys.is_finalizing():
-            remember(self.catalogue, self._threads, self._drive, self._engine.observed)
+            remember(
+                *(self.catalogue, self._threads, self._kernels),
+                *(self._drive, self._engine.observed),
+            )
         super().close()
         self._engine = None
         if self._projector:
@@ -259,12 +268,13 @@ class Llama(Calls):
     def _begin(self, wanted: Options) -> Opening:
         self._ledger = process_ledger()
         catalogue, drive, threads = self.catalogue, self._drive, self._threads
+        kernels = self._kernels
         return Opening(
             catalogue,
             wanted,
             self._ledger,
             lambda resident: open_model(catalogue, drive, resident=resident),
-            lambda weights: measure_rates(catalogue, weights, drive, threads),
+            lambda weights: measure_rates(catalogue, weights, drive, threads, kernels),
         )
 
     def _finish(self, opening: Opening) -> None:

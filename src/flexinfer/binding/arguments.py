@@ -23,7 +23,7 @@ _PLACEMENT: dict[str, tuple[Any, ...]] = {
 # What the parent's state has as it was planned.
 _PLANNED = (
     *("n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch"),
-    *("n_gpu_layers", "split_mode", "use_mmap", "use_mlock"),
+    *("n_gpu_layers", "split_mode", "use_mmap", "use_mlock", "flash_attn"),
 )
 
 

@@ -82,7 +82,7 @@ def _check_cache_types(options: Mapping[str, Any]) -> None:
             known = ", ".join(f"{number} ({text})" for number, text in names.items())
             raise RequestError(f"{name}={kind!r} is no type of a KV cache; take one of {known}")
     values = names[options.get("type_v") or KV_TYPES["f16"]]
-    if needs_flash_attention(values) and not options.get("flash_attn"):
+    if needs_flash_attention(values) and options.get("flash_attn", False) is False:
         raise RequestError(f"type_v={KV_TYPES[values]} ({values}) needs flash_attn=True")
 
 

@@ -27,7 +27,7 @@ def announce(llm: Llama, memory: int | str | None, verbose: bool) -> None:
             "see flexinfer doctor",
             err=True,
         )
-    click.echo(llm.plan.mode, err=True)
+    click.echo(f"{llm.plan.mode}; {llm.plan.computed}", err=True)
     if verbose:
         for reason in llm.plan.reasons:
             click.echo(f"  {reason}", err=True)

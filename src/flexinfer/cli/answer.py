@@ -69,6 +69,8 @@ class Report:
             "token_ids": self._answer.tokens,
             "prompt_tokens": len(self._answer.prompt),
             "generated_tokens": count,
+            "kernels": self._llm.plan.rates.kernels.value,
+            "reference": self._llm.plan.rates.kernels.reference,
             "memory": {**self._llm.memory_use(), "peak": self._peak},
             "speed": {
                 "load_s": round(self._opened, 3),

@@ -12,6 +12,7 @@ import click
 
 from flexinfer.cli.options import Size
 from flexinfer.errors import EngineError
+from flexinfer.planning.kernels import Kernels
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def _demo(path: str, prompt: str, count: int, weight_memory: int, seed: int) -> 
         _show_plan(llm)
         ids = llm.tokenize(prompt.encode())
         made = _generate(llm, prompt, ids, count)
-    _compare(path, ids, count, made, options)
+        kernels = llm.plan.rates.kernels
+    _compare(path, ids, count, made, options, kernels)
 
 
 def _show_plan(llm: Llama) -> None:
@@ -66,7 +68,8 @@ def _show_plan(llm: Llama) -> None:
     console.print(picture(llm.plan, width))
     held = format_size(llm.plan.held_bytes)
     console.print(f"\n{llm.plan.mode.rpartition(', about')[0] or llm.plan.mode}")
-    console.print(f"memory for weights: {held}, window included\n")
+    console.print(f"memory for weights: {held}, window included")
+    console.print(f"{llm.plan.computed}\n")
 
 
 def _generate(llm: Llama, prompt: str, ids: list[int], count: int) -> list[int]:
@@ -88,14 +91,22 @@ def _generate(llm: Llama, prompt: str, ids: list[int], count: int) -> list[int]:
 
 
 def _compare(
-    path: str, ids: list[int], count: int, made: list[int], options: dict[str, Any]
+    path: str,
+    ids: list[int],
+    count: int,
+    made: list[int],
+    options: dict[str, Any],
+    kernels: Kernels,
 ) -> None:
     from flexinfer.bench.plain import plain_tokens
 
     began = time.monotonic()
-    plain = plain_tokens(path, ids, count, options, _SAMPLING)
+    repack = kernels is Kernels.PACKED
+    plain = plain_tokens(path, ids, count, {**options, "repack": repack}, _SAMPLING)
     seconds = time.monotonic() - began
-    click.echo(f"plain llama.cpp, all in memory: {len(plain)} tokens in {seconds:.1f} s with start")
+    click.echo(
+        f"{kernels.reference}, all in memory: {len(plain)} tokens in {seconds:.1f} s with start"
+    )
     if plain != made:
         equal = [ours == theirs for ours, theirs in zip(made, plain, strict=False)]
         first = equal.index(False) if False in equal else len(equal)

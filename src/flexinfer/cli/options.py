@@ -87,7 +87,16 @@ def engine_options(command: Command) -> Command:
                 help="Which weights stay in memory.",
             ),
             click.option("--window", type=Size(), help="Bytes that reads run ahead."),
-            click.option("--flash-attn", is_flag=True, help="Use flash attention."),
+            click.option(
+                "--flash-attn/--no-flash-attn",
+                default=None,
+                help="Use flash attention. Default: where llama.cpp can.",
+            ),
+            click.option(
+                "--repack/--no-repack",
+                default=None,
+                help="Compute with llama.cpp's packed kernels. Default: what is faster here.",
+            ),
         ],
         command,
     )
@@ -144,7 +153,8 @@ def llama_options(
     kv_type: str,
     strategy: str,
     window: int | None,
-    flash_attn: bool,
+    flash_attn: bool | None,
+    repack: bool | None,
 ) -> dict[str, Any]:
     """Keyword arguments for `flexinfer.Llama` from what `engine_options` collected."""
     return {
@@ -155,7 +165,8 @@ def llama_options(
         "n_threads_batch": threads,
         "type_k": KV_TYPES[kv_type],
         "type_v": KV_TYPES[kv_type],
-        "flash_attn": flash_attn or needs_flash_attention(kv_type),
+        "flash_attn": True if needs_flash_attention(kv_type) else flash_attn,
+        "repack": repack,
         "strategy": strategy,
         "window": window,
     }

@@ -139,6 +139,8 @@ def _document(
         "files": list(catalogue.paths),
         "ctx": plan.ctx,
         "ubatch": plan.ubatch,
+        "kernels": plan.rates.kernels.value,
+        "reference": plan.rates.kernels.reference,
         "budget": plan.request.budget,
         "smallest_budget": forecast.smallest,
         "weight_bytes": plan.weight_bytes,
@@ -171,6 +173,7 @@ def _show(
     console.print(terminal.memory_bar(plan, min(width - 2, 76)))
     console.print()
     console.print(plan.mode)
+    console.print(plan.computed)
     console.print(_formula(plan))
     if with_curve:
         console.print()

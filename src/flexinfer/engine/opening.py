@@ -26,6 +26,7 @@ from flexinfer.native.device.device import Device, device
 from flexinfer.native.device.phases import Loading
 from flexinfer.native.packing import Packer, packer
 from flexinfer.planning import planner
+from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.plan import Plan, Rates, Request
 from flexinfer.planning.weights import Weight
 from flexinfer.reading.reader import Reader
@@ -52,7 +53,7 @@ class Options:
     """How a model is to be opened; see `flexinfer.Llama` for the meaning.
 
     `asked` says that somebody wished for the budget by name; `memlock` is how many bytes may be
-    locked with mlock, None when there is no limit.
+    locked with mlock, None when there is no limit. With `flash_attention_auto` llama.cpp decides.
     """
 
     budget: int
@@ -63,7 +64,8 @@ class Options:
     logits_all: bool = False
     min_ctx: int = 512
     memlock: int | None = None
-    repack: bool = False
+    kernels: Kernels = Kernels.PLAIN
+    flash_attention_auto: bool = False
 
 
 class Opening:
@@ -192,6 +194,8 @@ class Opening:
     def _create(self, binding: Any, create: Callable[..., Any], model: Any, params: Any) -> Any:
         if self._loading is None or not self._loading.weights:
             return create(model, params)
+        if self._options.flash_attention_auto:
+            params.flash_attn_type = -1  # LLAMA_FLASH_ATTN_TYPE_AUTO
         if self.engine is None:
             self._open_engine(binding, create, model, params)
         return self._attempt(lambda: create(model, params), binding.llama_free)
@@ -242,7 +246,7 @@ class Opening:
         self._carry_out(plan, held)
 
     def _packer(self) -> Packer | None:
-        found = packer() if self._options.repack else None
+        found = packer() if self._options.kernels is Kernels.PACKED else None
         if found is not None:
             found.listen()
         return found

@@ -14,7 +14,7 @@ from typing import Any
 from flexinfer.errors import ModelFileError, ModelNotFoundError
 from flexinfer.gguf.header import parse_header
 from flexinfer.gguf.source import FileSource, Source
-from flexinfer.gguf.types import TensorInfo, shard_names
+from flexinfer.gguf.types import QuantType, TensorInfo, shard_names
 
 _MAX_SHARDS = 1024
 _SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf\Z", re.DOTALL)
@@ -28,6 +28,16 @@ class Catalogue:
     sizes: tuple[int, ...]
     metadata: Mapping[str, Any]
     tensors: tuple[TensorInfo, ...]
+
+    @property
+    def types(self) -> dict[str, QuantType]:
+        """The type of each tensor, by name."""
+        return {tensor.name: tensor.type for tensor in self.tensors}
+
+    @property
+    def form(self) -> str:
+        """Names the model in what is remembered: its files may move and stay the same."""
+        return f"{self.architecture} {self.nbytes} bytes {len(self.tensors)} tensors"
 
     @property
     def architecture(self) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.weights import ON_DEMAND, Use, Weight, group_bytes, piece_cost
 from flexinfer.sizes import format_size
 
@@ -34,14 +35,21 @@ class Costs:
 
 @dataclass(frozen=True)
 class Rates:
-    """`drive` in bytes/s, `compute_s` in seconds a token with all weights in memory.
+    """What drive and processor do.
 
-    `source` says where they come from: "probe", "passes", "given", or "assumed" for small models.
+    Attributes:
+        drive: bytes/s.
+        compute_s: seconds a token with all weights in memory.
+        source: "probe", "passes", "given", or "assumed" for small models.
+        kernels: the set that these are of.
+        packing: bytes/s at which all processors together pack what streams; 0: nothing is packed.
     """
 
     drive: float
     compute_s: float
     source: str
+    kernels: Kernels = Kernels.PLAIN
+    packing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -160,12 +168,18 @@ class Plan:
         return self.costs.total + self.held_bytes
 
     @property
+    def packing_s(self) -> float:
+        """Seconds of all processors that packing what a token reads takes from computing."""
+        return self.streamed_bytes / self.rates.packing if self.rates.packing else 0.0
+
+    @property
     def bound_tok_s(self) -> float:
         """``1 / max(C, S / B)``: no schedule of this plan can be faster for one sequence.
 
-        ``1 / (C + S / B)`` where nothing is read ahead.
+        ``1 / (C + S / B)`` where nothing is read ahead. C has what packing takes.
         """
-        compute, streamed = self.rates.compute_s, self.streamed_bytes / self.rates.drive
+        compute = self.rates.compute_s + self.packing_s
+        streamed = self.streamed_bytes / self.rates.drive
         slowest = max(compute, streamed) if self.lookahead else compute + streamed
         if self.expert_window:
             # A layer's experts are known only after its router: nothing else hides their reading.
@@ -188,6 +202,12 @@ class Plan:
             return bound
         reading = self.streamed_bytes / self.rates.drive + _LOST_BESIDE * self.rates.compute_s
         return min(bound, 1.0 / reading)
+
+    @property
+    def computed(self) -> str:
+        """Which kernels compute, and whose bits the answers have, in one line."""
+        kernels = self.rates.kernels
+        return f"{kernels.value} kernels: the bits of {kernels.reference}"
 
     @property
     def mode(self) -> str:
@@ -216,7 +236,9 @@ class Plan:
         fields = dict(document)
         fields["request"] = Request(**fields["request"])
         fields["costs"] = Costs(**fields["costs"])
-        fields["rates"] = Rates(**fields["rates"])
+        rates = fields["rates"]
+        kernels = Kernels(rates.get("kernels", Kernels.PLAIN))
+        fields["rates"] = Rates(**{**rates, "kernels": kernels})
         fields["weights"] = tuple(
             Weight(**{**weight, "use": Use(weight["use"])}) for weight in fields["weights"]
         )

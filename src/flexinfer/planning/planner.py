@@ -164,7 +164,7 @@ def _decide(
         if window is None and strategy.resize is not None:
             window = min(window_for(rates.drive), room.weights // 4)
         fit = choose_with_experts(weights, room.weights, window, strategy.choose)
-    return Plan(
+    made = Plan(
         request=request,
         ctx=room.ctx,
         ubatch=room.ubatch,
@@ -181,6 +181,18 @@ def _decide(
         hit_rate=fit.hit_rate,
         reasons=(*_concessions(request, room), *fit.reasons),
     )
+    return replace(made, reasons=(*made.reasons, *_packing(made)))
+
+
+def _packing(plan: Plan) -> list[str]:
+    """Where packing what streams takes longer than the drive leaves time for."""
+    reading = plan.streamed_bytes / plan.rates.drive
+    if not plan.packing_s or plan.rates.compute_s + plan.packing_s <= reading:
+        return []
+    return [
+        f"packing what streams takes {plan.packing_s:.3f} s a token of all processors, beside "
+        f"{plan.rates.compute_s:.3f} s of computing: longer than reading it; --no-repack needs none"
+    ]
 
 
 def _concessions(request: Request, room: _Room) -> list[str]:

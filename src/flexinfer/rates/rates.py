@@ -1,6 +1,4 @@
-"""What drive and processor do for one model: probed where the model is large enough to matter, and
-remembered from its passes.
-"""
+"""What drive and processor do for one model: probed where it matters, learned from its passes."""
 
 from __future__ import annotations
 
@@ -11,8 +9,10 @@ from dataclasses import replace
 
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.types import QuantType
+from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.plan import Rates
 from flexinfer.planning.weights import ON_DEMAND, Weight
+from flexinfer.rates.by_type import packing_rate, type_rates, work_by_type
 from flexinfer.rates.cache_file import Remembered
 from flexinfer.rates.drive import ASSUMED_RATE, DriveRate, drive_rate, remember_drive
 from flexinfer.rates.passes import Observed
@@ -22,8 +22,6 @@ from flexinfer.reading.reader import Reader
 
 # Bytes of weights a second, where nobody measured; small models only.
 _ASSUMED_COMPUTE = 10e9
-# So many types are probed; the others of a model have little work.
-_TYPES = 3
 # Computing with less takes no time that matters.
 _SMALLEST = 64 << 20
 # So much of a model in the page cache makes reading it from there faster than from the drive.
@@ -46,7 +44,11 @@ def open_model(catalogue: Catalogue, drive: DriveRate, *, resident: bool) -> Rea
 
 
 def measure_rates(
-    catalogue: Catalogue, weights: Sequence[Weight], drive: DriveRate, cores: int
+    catalogue: Catalogue,
+    weights: Sequence[Weight],
+    drive: DriveRate,
+    cores: int,
+    kernels: Kernels,
 ) -> tuple[list[Weight], Rates]:
     """The weights with the time of each, and rates for this model on `cores` processors.
 
@@ -57,17 +59,21 @@ def measure_rates(
     Args:
         weights: of the catalogue, in any order.
         drive: taken as it is.
+        kernels: that the model is computed with.
     """
-    types = {tensor.name: tensor.type for tensor in catalogue.tensors}
-    work = _work(weights, types)
+    work = work_by_type(weights, catalogue.types)
     total = sum(work.values())
     if total < _SMALLEST:
-        return list(weights), Rates(drive.rate, total / _ASSUMED_COMPUTE, "assumed")
-    timed = time_each(weights, types, _type_rates(work, cores))
-    known = (Remembered().get(_key(catalogue, cores)) or {}).get("compute_s")
+        seconds = total / _ASSUMED_COMPUTE
+        return list(weights), Rates(drive.rate, seconds, "assumed", kernels)
+    rates = type_rates(work, cores, kernels)
+    timed = time_each(weights, catalogue.types, {name: found.row for name, found in rates.items()})
+    packing = packing_rate(work, rates, cores)
+    known = (Remembered().get(_key(catalogue, cores, kernels)) or {}).get("compute_s")
     if isinstance(known, float) and 0 < known < math.inf:
-        return timed, Rates(drive.rate, known, "passes")
-    return timed, Rates(drive.rate, sum(weight.compute_s for weight in timed), "probe")
+        return timed, Rates(drive.rate, known, "passes", kernels, packing)
+    seconds = sum(weight.compute_s for weight in timed)
+    return timed, Rates(drive.rate, seconds, "probe", kernels, packing)
 
 
 def time_each(
@@ -79,7 +85,7 @@ def time_each(
         types: by name of the weight.
         rates: bytes/s by name of the type; others go at the average of those.
     """
-    work = _work(weights, types)
+    work = work_by_type(weights, types)
     known = {kind: nbytes for kind, nbytes in work.items() if kind.name in rates}
     pace = sum(nbytes / rates[kind.name] for kind, nbytes in known.items()) / sum(known.values())
 
@@ -92,51 +98,18 @@ def time_each(
     return [replace(weight, compute_s=seconds(weight)) for weight in weights]
 
 
-def _type_rates(work: Mapping[QuantType, int], cores: int) -> dict[str, float]:
-    """Bytes/s of the types with the most work, remembered or measured, by name."""
-    memory = Remembered()
-    largest = sorted(work, key=lambda kind: -work[kind])[:_TYPES]
-    rates = {}
-    for kind in largest:
-        known = (memory.get(_type_key(kind.name, cores)) or {}).get("rate")
-        if isinstance(known, float) and 0 < known < math.inf:
-            rates[kind.name] = known
-    missing = [kind for kind in largest if kind.name not in rates]
-    if missing:
-        from flexinfer.rates.processor import compute_rates  # late: it loads the native library
-
-        for name, rate in compute_rates(missing, cores).items():
-            rates[name] = rate
-            memory.put(_type_key(name, cores), {"rate": rate})
-    return rates
-
-
-def _type_key(name: str, cores: int) -> str:
-    """Of a type, in what is remembered."""
-    return f"{name} {cores} cores"
-
-
-def remember(catalogue: Catalogue, cores: int, drive: DriveRate, observed: Observed) -> None:
+def remember(
+    catalogue: Catalogue, cores: int, kernels: Kernels, drive: DriveRate, observed: Observed
+) -> None:
     """Keep what passes of this model showed, for the next time."""
     if catalogue.nbytes < _SMALLEST:
         return
     if observed.compute_s is not None:
-        Remembered().put(_key(catalogue, cores), {"compute_s": observed.compute_s})
+        Remembered().put(_key(catalogue, cores, kernels), {"compute_s": observed.compute_s})
     if observed.drive is not None:
         remember_drive(catalogue.paths, replace(drive, rate=observed.drive, source="passes"))
 
 
-def _key(catalogue: Catalogue, cores: int) -> str:
-    """Of a model, in what is remembered: files that move stay the same model."""
-    tensors = len(catalogue.tensors)
-    return f"{catalogue.architecture} {catalogue.nbytes} bytes {tensors} tensors {cores} cores"
-
-
-def _work(weights: Sequence[Weight], types: Mapping[str, QuantType]) -> dict[QuantType, int]:
-    """Bytes that one token's computation goes over, by type."""
-    work: dict[QuantType, int] = {}
-    for weight in weights:
-        if weight.use not in ON_DEMAND:
-            kind = types[weight.name]
-            work[kind] = work.get(kind, 0) + weight.token_bytes
-    return work
+def _key(catalogue: Catalogue, cores: int, kernels: Kernels) -> str:
+    """Of a model, in what is remembered."""
+    return f"{catalogue.form} {kernels.value} {cores} cores"

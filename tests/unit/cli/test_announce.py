@@ -17,7 +17,9 @@ GIB = 1 << 30
 
 def model(*, pinned: bool = True, budget: int = GIB, weight_memory: int | None = None) -> Any:
     request = SimpleNamespace(budget=budget, weight_memory=weight_memory)
-    plan = SimpleNamespace(mode="the mode", reasons=("a reason",), request=request)
+    plan = SimpleNamespace(
+        mode="the mode", computed="the kernels", reasons=("a reason",), request=request
+    )
     return SimpleNamespace(plan=plan, pinned=pinned)
 
 
@@ -32,13 +34,17 @@ def test_swap_is_told_where_weights_are_not_kept_out_of_it(
     announce(model(pinned=False), None, False)
     assert "may be swapped out" in capsys.readouterr().err
     announce(model(), None, False)
-    assert capsys.readouterr().err == "the mode\n"
+    assert capsys.readouterr().err == "the mode; the kernels\n"
 
 
 def test_a_budget_that_was_capped_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     announce(model(), 2 * GIB, True)
     said = capsys.readouterr().err.splitlines()
-    assert said == ["only 1.00 GiB of memory are available: using that", "the mode", "  a reason"]
+    assert said == [
+        "only 1.00 GiB of memory are available: using that",
+        "the mode; the kernels",
+        "  a reason",
+    ]
 
 
 def test_a_cap_on_weights_alone_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,70 @@
+"""Which kernels a model is computed with: those that are faster here, everything in memory.
+
+The choice depends on file and processor, never on the budget: other kernels give other bits, and
+who changes the budget does not want another answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.gguf.estimate import estimate_weights
+from flexinfer.gguf.types import QuantType
+from flexinfer.planning.kernels import Kernels
+from flexinfer.rates.by_type import type_rates, work_by_type
+from flexinfer.rates.cache_file import Remembered
+from flexinfer.rates.type_rates import TypeRates
+
+# What the two are compared by: tokens of a prompt and of an answer.
+PROMPT, ANSWER = 512, 128
+# Packed kernels have to be faster by more than this: probes differ by as much.
+_TIE = 0.05
+# A smaller model is computed in no time: nothing is measured, and it is plain.
+_SMALLEST = 64 << 20
+
+
+def kernels_for(catalogue: Catalogue, cores: int, repack: bool | None) -> Kernels:
+    """The set that was asked for with `repack`, else the faster one.
+
+    Measured once, within half a second, and remembered for a model's files and a number of
+    processors, so that it does not change from one day to the next.
+    """
+    if repack is not None:
+        return Kernels.PACKED if repack else Kernels.PLAIN
+    work = work_by_type(estimate_weights(catalogue, cores), catalogue.types)
+    if sum(work.values()) < _SMALLEST:
+        return Kernels.PLAIN
+    memory, key = Remembered(), f"kernels of {catalogue.form} {cores} cores"
+    known = (memory.get(key) or {}).get("kernels")
+    try:
+        chosen = Kernels(known)
+    except ValueError:
+        plain = type_rates(work, cores, Kernels.PLAIN)
+        chosen = faster(work, plain, type_rates(work, cores, Kernels.PACKED))
+    # Also what was known: as long as a model is used it is not measured again.
+    memory.put(key, {"kernels": chosen.value})
+    return chosen
+
+
+def faster(
+    work: Mapping[QuantType, int],
+    plain: Mapping[str, TypeRates],
+    packed: Mapping[str, TypeRates],
+) -> Kernels:
+    """The set with the lower time for a prompt and an answer; where they tie, plain.
+
+    Args:
+        work: bytes of weights that one token uses, by type.
+        plain, packed: rates by name of the type; those that are not there count in neither.
+    """
+    gain = _seconds(work, plain) / _seconds(work, packed)
+    return Kernels.PACKED if gain > 1.0 + _TIE else Kernels.PLAIN
+
+
+def _seconds(work: Mapping[QuantType, int], rates: Mapping[str, TypeRates]) -> float:
+    return sum(
+        PROMPT * nbytes / rates[kind.name].rows + ANSWER * nbytes / rates[kind.name].row
+        for kind, nbytes in work.items()
+        if kind.name in rates
+    )
