@@ -11,8 +11,9 @@ from support.architectures.library import Library
 from flexinfer.gguf.architectures import ARCHITECTURES
 
 
-def test_the_library_has_no_other(library: Library) -> None:
+def test_the_library_has_no_other(tmp_path: Path) -> None:
     """Every text in the library that could be a name, and every end of one, is asked about."""
+    library = Library(tmp_path)
     content = (Path(llama_cpp.__file__).parent / "lib/libllama.so").read_bytes()
     texts = {text.decode() for text in re.findall(rb"[a-z0-9][a-z0-9_.-]{1,40}(?=\0)", content)}
     names = {text[start:] for text in texts for start in range(len(text) - 1)}
