@@ -12,7 +12,6 @@ from typing import Any
 from flexinfer.binding.adapter import load_adapter, take_adapter
 from flexinfer.binding.arguments import fill_defaults, refuse_placement, state_of
 from flexinfer.binding.aside import Aside, put_aside
-from flexinfer.binding.calls import Calls
 from flexinfer.binding.chat_template import ChatTemplate
 from flexinfer.binding.check_arguments import check_arguments, overridden
 from flexinfer.binding.check_batches import Batches
@@ -21,12 +20,11 @@ from flexinfer.binding.private import abandon, adopt_vocabulary, begin, template
 from flexinfer.binding.projector import ACCOUNT, load_projector
 from flexinfer.binding.tokenize import read_vocabulary
 from flexinfer.binding.turns import Stage, Turns
-from flexinfer.engine.engine import Engine
+from flexinfer.budgeted import Budgeted
 from flexinfer.engine.guard import Guard
 from flexinfer.engine.opening import Opening, Options
-from flexinfer.engine.pass_stats import PassStats
 from flexinfer.engine.process_ledger import process_ledger
-from flexinfer.errors import BudgetError, EngineError
+from flexinfer.errors import EngineError
 from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
@@ -34,18 +32,14 @@ from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.native.device.device import device
-from flexinfer.planning.plan import Plan
-from flexinfer.planning.planner import margin
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
 from flexinfer.sizes import optional_size
-from flexinfer.storage.experts.experts import Experts
-from flexinfer.storage.residency import Residency
 
 
 @gated(lambda llm: llm._turns)
-class Llama(Calls):
+class Llama(Budgeted):
     """A `llama_cpp.Llama` whose weights stream from the drive inside a memory budget.
 
     Args:
@@ -70,11 +64,8 @@ class Llama(Calls):
     """
 
     # What `close` looks at, however far the constructor came.
-    _engine: Engine | None = None
-    _opening: Opening | None = None
     _follower: Follower | None = None
     _projector = 0
-    _turns: Turns[Aside] | None = None
 
     def __init__(
         self,
@@ -131,80 +122,6 @@ class Llama(Calls):
         except BaseException:
             self.close()
             raise
-
-    @property
-    def plan(self) -> Plan:
-        """What stays in memory, what streams, and why; changes with `memory`."""
-        return self._running().storage.plan
-
-    def __repr__(self) -> str:
-        mode = self.plan.mode if self._engine is not None else "closed"
-        return f"<flexinfer.Llama {os.path.basename(self.model_path)}: {mode}>"
-
-    @property
-    def stats(self) -> PassStats:
-        """Totals over all passes since the model was opened: seconds, bytes, counts."""
-        return self._running().stats
-
-    @property
-    def experts(self) -> Experts | None:
-        """Slots, hits, policy and recorder of a mixture of experts.
-
-        None for other models, and for one that is in memory as a whole.
-        """
-        return self._storage().experts
-
-    @property
-    def pinned(self) -> bool:
-        """Whether the system keeps locked weights out of swap: `ulimit -l` has to allow it."""
-        return self._storage().pinned
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes read from the drive so far, up to date during a pass."""
-        return self._running().storage.traffic.read_bytes
-
-    @property
-    def memory(self) -> int | None:
-        """Bytes the process may use; assign a size to change it from the next pass on.
-
-        It is held below what exists, as when the model was opened. Shrinking gives memory back at
-        once, growing reads weights when they are next used.
-
-        Raises:
-            BudgetError: the new budget does not hold the smallest window.
-        """
-        return self._ledger.limit
-
-    @memory.setter
-    def memory(self, budget: str | int) -> None:
-        nbytes = granted_budget(budget, Machine.detect())
-        engine = self._running()
-        assert self._opening is not None
-        before = self._ledger.limit
-        self._opening.limit_to(nbytes)
-        free = self._ledger.free or 0
-        try:
-            engine.resize(engine.charged + free - margin(nbytes))
-        except BudgetError:
-            self._opening.limit_to(before)
-            raise
-
-    def release(self) -> None:
-        """Give the memory of all weights back; the next request reads them again.
-
-        Context, KV cache and the open files stay, so a conversation goes on where it was.
-        """
-        self._running().release()
-
-    def memory_use(self) -> dict[str, int]:
-        """Bytes of this model by purpose: locked, window, kv, compute, overhead.
-
-        ``budget`` is that of the process, which all models share; 0 means no limit.
-        """
-        self._running()
-        assert self._opening is not None
-        return {"budget": self._ledger.limit or 0, **self._opening.memory_use()}
 
     def close(self) -> None:
         """Free context, model, weights, threads and files; may be called again.
@@ -294,13 +211,3 @@ class Llama(Calls):
             lambda call: batches.decoding(guard.wrap(call)),
             lambda call: batches.encoding(guard.wrap(call)),
         )
-
-    def _running(self) -> Engine:
-        if self._engine is None or self._engine.interrupt.closing:
-            raise EngineError("the model is closed; open it again")
-        return self._engine
-
-    def _storage(self) -> Residency:
-        if self._opening is None or self._opening.storage is None:
-            raise EngineError("the model is closed; open it again")
-        return self._opening.storage

@@ -190,6 +190,7 @@ def test_a_child_opens_a_model_of_its_own(path: str, llm: Llama) -> None:
     held = llm._ledger.used
 
     def child() -> bool:
+        assert repr(llm).endswith("of another process>")
         with Llama(path, **OPTIONS) as own:
             answered = [_text(own, "one two") for _ in range(2)]
             books = own._ledger.used

@@ -270,6 +270,7 @@ def test_a_vocabulary_alone(path: str, llm: Llama) -> None:
     from flexinfer.errors import EngineError
 
     with Llama(path, vocab_only=True, verbose=False) as alone:
+        assert repr(alone).endswith("its vocabulary alone>")
         ids = alone.tokenize(b"one two", special=True)
         assert ids == llm.tokenize(b"one two", special=True)
         assert alone.detokenize(ids) == llm.detokenize(ids)

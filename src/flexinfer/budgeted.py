@@ -1,0 +1,118 @@
+"""A model on a budget: what it tells of memory and passes, and how the budget is changed."""
+
+from __future__ import annotations
+
+import os
+
+from flexinfer.binding.aside import Aside
+from flexinfer.binding.calls import Calls
+from flexinfer.binding.turns import Stage, Turns
+from flexinfer.engine.engine import Engine
+from flexinfer.engine.opening import Opening
+from flexinfer.engine.pass_stats import PassStats
+from flexinfer.errors import BudgetError, EngineError
+from flexinfer.machine.budget import granted_budget
+from flexinfer.machine.machine import Machine
+from flexinfer.planning.plan import Plan
+from flexinfer.planning.planner import margin
+from flexinfer.storage.experts.experts import Experts
+from flexinfer.storage.residency import Residency
+
+
+class Budgeted(Calls):
+    """A model that was opened inside a memory budget."""
+
+    # None until it was opened, and once it is closed.
+    _engine: Engine | None = None
+    _opening: Opening | None = None
+    _turns: Turns[Aside] | None = None
+
+    def __repr__(self) -> str:
+        turns = self._turns
+        if turns is None or turns.forked or self._engine is None:
+            mode = "of another process" if turns and turns.forked else "closed"
+            if turns and turns.without_weights and turns.stage is Stage.OPEN:
+                mode = "its vocabulary alone"
+        else:
+            mode = self._engine.storage.plan.mode
+        return f"<flexinfer.Llama {os.path.basename(self.model_path)}: {mode}>"
+
+    @property
+    def plan(self) -> Plan:
+        """What stays in memory, what streams, and why; changes with `memory`."""
+        return self._running().storage.plan
+
+    @property
+    def stats(self) -> PassStats:
+        """Totals over all passes since the model was opened: seconds, bytes, counts."""
+        return self._running().stats
+
+    @property
+    def experts(self) -> Experts | None:
+        """Slots, hits, policy and recorder of a mixture of experts.
+
+        None for other models, and for one that is in memory as a whole.
+        """
+        return self._storage().experts
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the system keeps locked weights out of swap: `ulimit -l` has to allow it."""
+        return self._storage().pinned
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from the drive so far, up to date during a pass."""
+        return self._running().storage.traffic.read_bytes
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes the process may use; assign a size to change it from the next pass on.
+
+        It is held below what exists, as when the model was opened. Shrinking gives memory back at
+        once, growing reads weights when they are next used.
+
+        Raises:
+            BudgetError: the new budget does not hold the smallest window.
+        """
+        return self._ledger.limit
+
+    @memory.setter
+    def memory(self, budget: str | int) -> None:
+        nbytes = granted_budget(budget, Machine.detect())
+        engine = self._running()
+        assert self._opening is not None
+        before = self._ledger.limit
+        self._opening.limit_to(nbytes)
+        free = self._ledger.free or 0
+        try:
+            engine.resize(engine.charged + free - margin(nbytes))
+        except BudgetError:
+            self._opening.limit_to(before)
+            raise
+
+    def release(self) -> None:
+        """Give the memory of all weights back; the next request reads them again.
+
+        Context, KV cache and the open files stay, so a conversation goes on where it was.
+        """
+        self._running().release()
+
+    def memory_use(self) -> dict[str, int]:
+        """Bytes of this model by purpose: locked, window, kv, compute, overhead.
+
+        ``budget`` is that of the process, which all models share; 0 means no limit.
+        """
+        self._running()
+        assert self._opening is not None
+        return {"budget": self._ledger.limit or 0, **self._opening.memory_use()}
+
+    def _running(self) -> Engine:
+        if self._engine is None or self._engine.interrupt.closing:
+            raise EngineError("the model is closed; open it again")
+        return self._engine
+
+    def _storage(self) -> Residency:
+        if self._opening is None or self._opening.storage is None:
+            raise EngineError("the model is closed; open it again")
+        return self._opening.storage
