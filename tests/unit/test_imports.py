@@ -49,16 +49,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "show": {"planning"},
     "synth": {"gguf.types"},
     "bench": BELOW | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth"},
+    "serve": BELOW - STORAGE | {"engine", "binding", "foretell", "storage.experts"},
     "cli": BELOW
-    | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"},
+    | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
+    | {"serve"},
     "": {"llama", "foretell"},
     "__main__": {"cli"},
 }
 
 # Outside modules that not everybody may import, with those who may.
 RESERVED: dict[str, set[str]] = {
-    "ctypes": {"memory"} | NATIVE,
-    "llama_cpp": {"llama", "binding", "chat", "bench", "engine.opening"},
+    "ctypes": {"memory", "serve"} | NATIVE,
+    "llama_cpp": {"llama", "binding", "chat", "bench", "serve", "engine.opening"},
     "click": {"cli"},
     "rich": {"cli", "show"},
     "gguf": {"synth"},

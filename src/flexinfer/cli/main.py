@@ -18,6 +18,7 @@ from flexinfer.errors import FlexInferError
 _COMMANDS = {
     "run": "answer one prompt",
     "chat": "talk with a model; earlier turns are kept",
+    "serve": "answer requests as llama.cpp's server does, inside the budget",
     "plan": "show what a memory budget would do",
     "demo": "a small model streamed, beside plain llama.cpp",
     "doctor": "what this machine offers, and what to change",

@@ -23,6 +23,7 @@ from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.machine.machine import process_memory
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
+from flexinfer.native.device.owners import Runner
 from flexinfer.native.device.phases import Loading
 from flexinfer.native.packing import Packer, packer
 from flexinfer.planning import planner
@@ -100,12 +101,22 @@ class Opening:
         self._rates = rates
         self._device: Device = device()
         self._loading: Loading | None = None
-        self._began = process_memory()
+        # The first model bears what the process was before it; later ones what they add, as do
+        # those of a process that was forked, whose memory is mostly its parent's.
+        shared = ledger.used or self._device.forked
+        self._began = process_memory() if shared else 0
+        self._charged_before = ledger.used
         self._overhead = 0
         if options.weight_memory is None:
             ledger.limit_to(self.owner, options.budget, asked=options.asked)
             if ledger.free is not None and ledger.used:
                 self._options = replace(options, budget=min(options.budget, ledger.free))
+
+    def compute_with(self, runner: Runner | None) -> None:
+        """Have `runner` compute this model's graphs, None: its engine."""
+        assert self._loading is not None
+        assert self.engine is not None
+        self._device.own(self._loading, runner or self.engine)
 
     def limit_to(self, limit: int | None) -> None:
         """Let the process use `limit` bytes from now on, as long as such a model is open."""
@@ -149,12 +160,12 @@ class Opening:
         def load_ours(path: bytes, params: Any) -> Any:
             if threading.get_ident() != me:
                 return load(path, params)
-            return self._load(binding, load, path, params)
+            return self.load(load, path, params)
 
         def create_ours(model: Any, params: Any) -> Any:
             if threading.get_ident() != me:
                 return create(model, params)
-            return self._create(binding, create, model, params)
+            return self.create(create, model, params)
 
         with _patching, beside_others(self._ledger):
             binding.llama_model_load_from_file = load_ours
@@ -168,7 +179,14 @@ class Opening:
 
     # -- loading ------------------------------------------------------------------------------
 
-    def _load(self, binding: Any, load: Callable[..., Any], path: bytes, params: Any) -> Any:
+    def load(self, load: Callable[..., Any], path: bytes, params: Any) -> Any:
+        """What `load` makes of these parameters, with the weights left where they are.
+
+        Raises:
+            ModelFileError: llama.cpp does not load it.
+        """
+        import llama_cpp.llama_cpp as binding
+
         params.devices = self._device.device_list
         params.n_gpu_layers = _ALL_LAYERS
         params.split_mode = 1  # LLAMA_SPLIT_MODE_LAYER
@@ -191,7 +209,14 @@ class Opening:
 
     # -- planning -----------------------------------------------------------------------------
 
-    def _create(self, binding: Any, create: Callable[..., Any], model: Any, params: Any) -> Any:
+    def create(self, create: Callable[..., Any], model: Any, params: Any) -> Any:
+        """What `create` makes of these parameters; the first context decides the plan.
+
+        Raises:
+            BudgetError: the budget is too small, with the arithmetic.
+        """
+        import llama_cpp.llama_cpp as binding
+
         if self._loading is None or not self._loading.weights:
             return create(model, params)
         if self._options.flash_attention_auto:
@@ -204,10 +229,9 @@ class Opening:
         self, binding: Any, create: Callable[..., Any], model: Any, params: Any
     ) -> None:
         assert self._loading is not None
-        # The first model bears what the process was before it; later ones what they add, as do
-        # those of a process that was forked, whose memory is mostly its parent's.
-        shared = self._ledger.used or self._device.forked
-        base = process_memory() - (self._began if shared else 0)
+        # What was charged meanwhile, adapters for one, is not charged twice.
+        meanwhile = self._ledger.used - self._charged_before
+        base = process_memory() - self._began - meanwhile
         trials = Trials(
             lambda trial: self._attempt(lambda: create(model, trial), binding.llama_free),
             binding.llama_free,

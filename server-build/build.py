@@ -1,0 +1,137 @@
+"""Build `libflexinfer-server.so`: llama.cpp's server over the llama.cpp that pip installs.
+
+    python build.py FOLDER LIBRARY
+
+works in FOLDER and leaves the result as LIBRARY. Needs pip and a C++ compiler; cmake and ninja are
+the system's or come by pip. The source is llama-cpp-python's source distribution, fetched by pip
+and checked against the hash in requirements.txt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NAME = "libflexinfer-server.so"
+_PARTS = (
+    *("cmake", "common", "ggml/include", "include", "licenses", "scripts/ui-assets.cmake"),
+    *("src/llama-ext.h", "tools/mtmd", "tools/server", "tools/ui/CMakeLists.txt", "tools/ui/ui."),
+    "vendor",
+)
+_SUFFIXES = (".c", ".cpp", ".h", ".hpp", ".txt", ".cmake", ".in")
+
+
+def pinned() -> str:
+    """The requirement, as ``llama-cpp-python==0.3.36``."""
+    lines = (HERE / "requirements.txt").read_text().splitlines()
+    return next(line.split()[0] for line in lines if line and not line.startswith("#"))
+
+
+def build(folder: Path, library: Path) -> None:
+    """Build in `folder`, unless that was done from the same files before, and copy to `library`.
+
+    Raises:
+        RuntimeError: a tool is missing or a step failed; says which.
+        OSError: a folder cannot be written.
+    """
+    place = folder / _digest()
+    built = place / NAME
+    if not built.is_file():
+        shutil.rmtree(place, ignore_errors=True)
+        _compile(_fetch(folder), place, built)
+    library.parent.mkdir(parents=True, exist_ok=True)
+    partial = library.with_suffix(".part")
+    shutil.copyfile(built, partial)
+    partial.replace(library)
+
+
+def _digest() -> str:
+    """Names what a build depends on."""
+    found = hashlib.sha256()
+    for path in sorted(HERE.iterdir()):
+        if path.is_file():
+            found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS"):
+        found.update(os.environ.get(name, "").encode() + b"\0")
+    return found.hexdigest()[:16]
+
+
+def _fetch(folder: Path) -> Path:
+    """llama.cpp's source in `folder`: only what is compiled."""
+    name, version = pinned().split("==")
+    source = folder / f"llama.cpp-{version}"
+    if source.is_dir():
+        return source
+    downloads = folder / "download"
+    requirements = str(HERE / "requirements.txt")
+    _pip("download", "--no-deps", "--no-binary", name, "--require-hashes", "--requirement",
+         requirements, "--dest", str(downloads))  # fmt: skip
+    partial = folder / "llama.cpp.part"
+    shutil.rmtree(partial, ignore_errors=True)
+    (archive,) = downloads.glob("llama_cpp_python-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            _, _, path = member.name.partition("/vendor/llama.cpp/")
+            wanted = path.startswith(_PARTS) and (path.endswith(_SUFFIXES) or "LICENSE" in path)
+            stream = tar.extractfile(member) if wanted and ".." not in path else None
+            if stream is not None:
+                target = partial / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(stream.read())
+    partial.rename(source)
+    shutil.rmtree(downloads)
+    return source
+
+
+def _compile(source: Path, place: Path, built: Path) -> None:
+    work = place / "work"
+    environment = _with_tools(place / "tools")
+    jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(len(os.sched_getaffinity(0)))
+    _run(
+        ["cmake", "-S", str(HERE), "-B", str(work), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+         "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG", f"-DSRC={source}", f"-DSOURCE={pinned()}"],
+        environment,
+    )  # fmt: skip
+    target = ["--target", "flexinfer-server", "--parallel", jobs]
+    _run(["cmake", "--build", str(work), *target], environment)
+    (work / NAME).replace(built)
+    shutil.rmtree(work)
+
+
+def _with_tools(folder: Path) -> dict[str, str]:
+    """An environment that has cmake and ninja; those of pip in `folder`, where there are none."""
+    environment = dict(os.environ)
+    missing = [tool for tool in ("cmake", "ninja") if shutil.which(tool) is None]
+    if missing:
+        _pip("install", "--target", str(folder), *missing)
+        environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{environment.get('PATH', '')}"
+        environment["PYTHONPATH"] = str(folder)
+    return environment
+
+
+def _pip(*arguments: str) -> None:
+    quiet = ("--quiet", "--disable-pip-version-check")
+    _run([sys.executable, "-m", "pip", *arguments[:1], *quiet, *arguments[1:]], dict(os.environ))
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    if done.returncode:
+        tail = "\n".join(done.stdout.splitlines()[-30:])
+        raise RuntimeError(f"`{' '.join(command[:5])} ...` failed:\n{tail}")
+
+
+if __name__ == "__main__":
+    try:
+        build(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
+    except (RuntimeError, OSError) as error:
+        sys.exit(f"flexinfer's server could not be built: {error}")

@@ -1,0 +1,209 @@
+// What flexinfer adds to llama.cpp's server: routes, sentences, bounds, and an orderly end.
+#include "our-hooks.h"
+#include "our-program.h"
+#undef server_http_context
+#undef server_context
+
+#include "build-info.h"
+#include "server-common.h"
+#include "server-schema.h"
+
+#include <cpp-httplib/httplib.h>
+
+#include <atomic>
+#include <mutex>
+#include <sstream>
+
+#define ENTRY extern "C" __attribute__((visibility("default")))
+
+int llama_server(int argc, char ** argv);
+void llama_server_terminate();
+
+// llama.cpp's own, under the name that CMakeLists.txt gives them.
+json llama_format_error_response(const std::string & message, const enum error_type type);
+namespace server_schema {
+task_params llama_eval_cmpl_schema(const llama_vocab *, const common_params &,
+                                   const std::vector<llama_logit_bias> &, const json &);
+}
+
+namespace {
+
+using handler_t = server_http_context::handler_t;
+
+std::atomic<bool> stopping{false};
+std::atomic<int> port{0};
+std::mutex failure_lock;
+std::string failure;
+
+const char * const STOPPING = "the server is stopping; send the request again once it runs";
+// One probability of one token: its text, its bytes and its number, as kept and as JSON.
+constexpr int64_t PROBABILITY_BYTES = 512;
+
+struct reply {
+    int status = 500;
+    std::string type, data;
+};
+
+reply ask(const std::string & route, const std::string & body) {
+    reply got;
+    flexinfer_hooks.answer(route.c_str(), body.c_str(), &got);
+    return got;
+}
+
+handler_t ours(const std::string & route) {
+    return [route](const server_http_req & req) -> server_http_res_ptr {
+        const reply got = ask(route, req.body);
+        auto res = std::make_unique<server_http_res>();
+        res->status = got.status;
+        res->content_type = got.type;
+        res->data = got.data;
+        return res;
+    };
+}
+
+std::string stopped() {
+    return safe_json_to_str({{"error", format_error_response(STOPPING, ERROR_TYPE_UNAVAILABLE)}});
+}
+
+// The last words of a stream that is cut off.
+std::string last_event(const std::string & path) {
+    const bool named = path.find("/messages") != std::string::npos;
+    return (named ? "event: error\ndata: " : "data: ") + stopped() + "\n\n";
+}
+
+// A request that the end of the server meets gets an error instead of silence.
+handler_t ended(const handler_t & handler) {
+    return [handler](const server_http_req & given) -> server_http_res_ptr {
+        auto & req = const_cast<server_http_req &>(given);
+        // Whoever names a conversation has its text kept after the connection is gone.
+        for (auto at = req.headers.begin(); at != req.headers.end();) {
+            const bool kept = strcasecmp(at->first.c_str(), "X-Conversation-Id") == 0;
+            at = kept ? req.headers.erase(at) : std::next(at);
+        }
+        auto & closed = const_cast<std::function<bool()> &>(req.should_stop);
+        closed = [closed] { return stopping.load() || closed(); };
+        auto res = handler(req);
+        if (!res->is_stream()) {
+            if (stopping && res->data.empty()) {
+                res->status = 503;
+                res->data = stopped();
+            }
+            return res;
+        }
+        res->next = [next = std::move(res->next), path = req.path](std::string & output) {
+            const bool more = next(output);
+            const auto says = [&output](const char * text) { return output.find(text) != std::string::npos; };
+            if (!more && stopping && !says("[DONE]") && !says("\"error\"")) {
+                output += last_event(path);
+            }
+            return more;
+        };
+        return res;
+    };
+}
+
+}  // namespace
+
+flexinfer_context::flexinfer_context() = default;
+
+void flexinfer_context::start_loop() {
+    if (flexinfer_hooks.ready(port) == 0) {
+        server_context::start_loop();
+    }
+}
+
+void flexinfer_http::get(const std::string & path, const handler_t & handler) const {
+    if (path != "/metrics") {
+        return server_http_context::get(path, handler);
+    }
+    server_http_context::get(path, [handler](const server_http_req & req) {
+        auto res = handler(req);
+        if (res->status == 200) {
+            res->data += ask("GET /metrics", "").data;
+        }
+        return res;
+    });
+}
+
+void flexinfer_http::post(const std::string & path, const handler_t & handler) const {
+    server_http_context::post(path, ended(handler));
+}
+
+bool flexinfer_http::start() {
+    std::istringstream routes(flexinfer_hooks.routes);
+    for (std::string method, path; routes >> method >> path;) {
+        if (method == "GET") {
+            server_http_context::get(path, ours("GET " + path));
+        } else {
+            server_http_context::post(path, ours("POST " + path));
+        }
+    }
+    const bool started = server_http_context::start();
+    ::port = server_http_context::port;
+    return started;
+}
+
+httplib::Server::Handler flexinfer_errors(httplib::Server::Handler handler) {
+    return [handler](const httplib::Request & req, httplib::Response & res) {
+        if (res.status != 413) {
+            return handler(req, res);
+        }
+        json error = format_error_response(
+            "the request is larger than the " + std::to_string(flexinfer_hooks.body_bytes) +
+            " bytes that this server takes; send less, or give it a larger --ctx", ERROR_TYPE_INVALID_REQUEST);
+        error["code"] = 413;
+        res.set_content(safe_json_to_str({{"error", error}}), "application/json; charset=utf-8");
+    };
+}
+
+// llama.cpp has one text for whatever goes wrong in a pass.
+json format_error_response(const std::string & message, const enum error_type type) {
+    const auto says = [&message](const char * text) { return message.find(text) != std::string::npos; };
+    if (says("Compute error.") || says("failed to process speculative batch")) {
+        std::lock_guard<std::mutex> lock(failure_lock);
+        if (!failure.empty()) {
+            return llama_format_error_response(failure, stopping ? ERROR_TYPE_UNAVAILABLE : type);
+        }
+    }
+    return llama_format_error_response(message, type);
+}
+
+// Probabilities of each token are kept until the answer is complete.
+task_params server_schema::eval_llama_cmpl_schema(const llama_vocab * vocab, const common_params & params_base,
+                                                  const std::vector<llama_logit_bias> & logit_bias_eog,
+                                                  const json & data) {
+    task_params params = llama_eval_cmpl_schema(vocab, params_base, logit_bias_eog, data);
+    const int64_t asked = params.sampling.n_probs;
+    const int64_t context = flexinfer_hooks.context;
+    const int64_t tokens = params.n_predict < 0 ? context : std::min<int64_t>(params.n_predict, context);
+    const int64_t most = flexinfer_hooks.probability_bytes / (PROBABILITY_BYTES * std::max<int64_t>(tokens, 1));
+    if (asked < 0 || asked > most) {
+        throw std::invalid_argument(
+            "probabilities of " + std::to_string(asked) + " tokens at each of " + std::to_string(tokens) +
+            " do not fit the memory budget; ask for 0 to " + std::to_string(most) + ", or for fewer tokens");
+    }
+    return params;
+}
+
+ENTRY const char * flexinfer_source() { return FLEXINFER_SOURCE; }
+
+ENTRY int flexinfer_server(int argc, char ** argv) { return llama_server(argc, argv); }
+
+ENTRY void flexinfer_reply(void * to, int status, const char * type, const char * data) {
+    auto & got = *static_cast<reply *>(to);
+    got.status = status;
+    got.type = type;
+    got.data = data;
+}
+
+// What requests are told whose pass has just failed.
+ENTRY void flexinfer_fail(const char * text) {
+    std::lock_guard<std::mutex> lock(failure_lock);
+    failure = text;
+}
+
+// Requests end with an error from now on; `flexinfer_server` returns once the pass is over.
+ENTRY void flexinfer_stop() {
+    stopping = true;
+    llama_server_terminate();
+}

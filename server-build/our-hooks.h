@@ -1,0 +1,34 @@
+/* What the server asks of flexinfer: filled in from Python (`flexinfer.serve.library`) before the
+ * server starts. Every member is eight bytes wide. */
+#pragma once
+#include <stdint.h>
+
+#include "llama.h"
+
+struct flexinfer_hooks {
+    struct llama_model * (*load)(const char * path, struct llama_model_params params);
+    struct llama_context * (*create)(struct llama_model * model, struct llama_context_params params);
+    void (*free_model)(struct llama_model * model);
+    /* llama.cpp's own function, never Python's: passes do not enter the interpreter here. */
+    int32_t (*process)(struct llama_context *, enum llama_process_type, struct llama_batch_ext *);
+    /* A pass failed, in the thread that ran it; may call flexinfer_fail. */
+    void (*failed)(int32_t status);
+    /* The model is loaded; anything but 0: do not serve. */
+    int64_t (*ready)(int64_t port);
+    /* Answers a route of ours by calling flexinfer_reply. */
+    void (*answer)(const char * route, const char * body, void * reply);
+    /* Our routes, as "GET /engine/plan\nPOST /engine/memory". */
+    const char * routes;
+    int64_t body_bytes;
+    int64_t threads;
+    int64_t probability_bytes;
+    int64_t context;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+extern struct flexinfer_hooks flexinfer_hooks;
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,170 @@
+"""`flexinfer serve`: llama.cpp's server with its API, inside the budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flexinfer.cli.models import local_model
+from flexinfer.cli.options import AUTO, engine_options
+from flexinfer.errors import UnsupportedError
+from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
+from flexinfer.sizes import format_size
+
+if TYPE_CHECKING:
+    from flexinfer.gguf.catalogue import Catalogue
+    from flexinfer.serve.models import ServedModel
+    from flexinfer.serve.planned import Planned
+    from flexinfer.serve.settings import Settings
+
+_LOOPBACK = ("127.", "localhost", "::1")
+_UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+class Duration(click.ParamType[float]):
+    """A time such as 10min, in seconds."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no time; write it as 30s, 10min or 2h", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+@click.command(name="serve")
+@click.argument("model", required=False)
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-SERVER FLAGS]")
+@click.option("--slots", type=click.IntRange(1), default=1, help="Requests answered together.")
+@engine_options
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--api-key", help="Requests have to bring it.")
+@click.option("--cors-origins", default="localhost", show_default=True, help="Pages that may ask.")
+@click.option("--alias", help="The model's name in answers.")
+@click.option("--lora", multiple=True, type=click.Path(), help="An adapter; may be repeated.")
+@click.option("--mmproj", type=click.Path(), help="Projector for images.")
+@click.option("--embeddings", is_flag=True, help="Serve embeddings instead of text.")
+@click.option("--idle-release", type=Duration(), help="Give weights back after so long, as 10min.")
+@click.option("--build", is_flag=True, help="Build llama.cpp's server, once: some minutes.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON when ready.")
+def command(
+    model: str | None,
+    flags: tuple[str, ...],
+    build: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Serve MODEL, a GGUF file or hf:user/repo[:quant|:file], over HTTP as llama-server does.
+
+    Flags of llama-server itself follow after --; docs/serve.md lists those that are passed on.
+    """
+    if build:
+        _build()
+    if model is None:
+        if build:
+            return
+        raise click.UsageError("Missing argument 'MODEL'.")
+    from flexinfer.serve.library import ServerLibrary
+
+    library = ServerLibrary()
+    catalogue = local_model(model, options)
+    settings = _settings(catalogue, flags, **options)
+    from flexinfer.serve.planned import plan_server
+    from flexinfer.serve.server import Server
+
+    planned = plan_server(settings, catalogue)
+    for line in planned.sizes.said:
+        click.echo(line, err=True)
+    _warn(settings)
+
+    def started(served: ServedModel, port: int) -> None:
+        _announce(settings, planned, served, port, as_json)
+
+    status = Server(library, settings, planned, started).run()
+    if status:
+        raise click.exceptions.Exit(status)
+
+
+def _build() -> None:
+    import platformdirs
+
+    from flexinfer.serve.library import build
+
+    click.echo("building llama.cpp's server: some minutes", err=True)
+    build(Path(platformdirs.user_cache_dir("flexinfer")) / "server")
+
+
+def _settings(
+    catalogue: Catalogue,
+    flags: tuple[str, ...],
+    *,
+    memory: int | None,
+    threads: int | None,
+    kv_type: str,
+    flash_attn: bool | None,
+    repack: bool | None,
+    idle_release: float | None,
+    **options: Any,
+) -> Settings:
+    from flexinfer.machine.budget import granted_budget
+    from flexinfer.machine.machine import Machine
+    from flexinfer.rates.kernels import kernels_for
+    from flexinfer.serve.arguments import read_extra, refuse_surroundings
+    from flexinfer.serve.settings import Settings
+
+    refuse_surroundings(os.environ)
+    if memory == AUTO:
+        raise UnsupportedError("serve does not follow the machine; give --memory a size")
+    machine = Machine.detect()
+    return Settings(
+        budget=granted_budget(memory, machine),
+        threads=threads or machine.cores,
+        kv=(kv_type, KV_TYPES[kv_type]),
+        flash_attention=True if needs_flash_attention(kv_type) else flash_attn,
+        kernels=kernels_for(catalogue, threads or machine.cores, repack),
+        idle_seconds=idle_release or 0.0,
+        flags=read_extra(flags),
+        **options,
+    )
+
+
+def _warn(settings: Settings) -> None:
+    keyless = settings.api_key is None and "--api-key-file" not in settings.flags.flags
+    if keyless and not settings.host.startswith(_LOOPBACK):
+        click.echo(
+            f"anyone who reaches {settings.host} can use this server; give --api-key", err=True
+        )
+
+
+def _announce(
+    settings: Settings, planned: Planned, served: ServedModel, port: int, as_json: bool
+) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{port}"
+    sizes = planned.sizes
+    if as_json:
+        document = {
+            "address": address,
+            "pid": os.getpid(),
+            "slots": sizes.slots,
+            "slot_ctx": sizes.ctx,
+            "ubatch": served.plan.ubatch,
+            "budget": settings.budget,
+            "mode": served.plan.mode,
+            "kernels": served.plan.rates.kernels.value,
+            "reference": served.plan.rates.kernels.reference,
+        }
+        click.echo(json.dumps(document))
+        return
+    budget = format_size(settings.budget)
+    click.echo(f"{served.plan.mode}; {served.plan.computed}", err=True)
+    click.echo(f"{sizes.slots} slots of {sizes.ctx} tokens within {budget}: {address}", err=True)

@@ -1,0 +1,115 @@
+"""Which of llama-server's flags may be passed on, which are forced, and what is refused by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexinfer.errors import RequestError
+from flexinfer.serve.flags import INSTEAD, SWITCHES, WITH_VALUE
+
+# Kinds of speculation whose memory is known beforehand: what gives their longest draft, by default.
+_DRAFTS = {
+    "none": ("", 0),
+    "draft-simple": ("--spec-draft-n-max", 3),
+    "ngram-simple": ("--spec-ngram-simple-size-m", 48),
+    "ngram-map-k": ("--spec-ngram-map-k-size-m", 48),
+    "ngram-map-k4v": ("--spec-ngram-map-k4v-size-m", 48),
+    "ngram-mod": ("--spec-ngram-mod-n-max", 64),
+}
+_MODEL_DRAFT = ("-md", "--model-draft", "--spec-draft-model")
+_CHECKPOINTS = ("-ctxcp", "--ctx-checkpoints", "--swa-checkpoints")
+# Whatever llama.cpp reads besides its command line.
+_VARIABLES = ("AIP_MODE", "LLAMA_API_KEY", "LLAMA_SERVER_ROUTER_PORT", "LLAMA_SERVER_CHILD_MODE")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Flags after ``--`` that were looked through.
+
+    Attributes:
+        drafts: how many tokens a slot may draft at a time.
+        draft_model: path of the model that drafts.
+        checkpoints: how many a slot keeps, where it was asked.
+    """
+
+    flags: tuple[str, ...] = ()
+    drafts: int = 0
+    draft_model: str | None = None
+    checkpoints: int | None = None
+
+
+def read_extra(flags: Sequence[str]) -> Extra:
+    """Look through the flags after ``--``.
+
+    Raises:
+        RequestError: names the first that is not taken.
+    """
+    given = dict(_pairs(flags))
+    kinds = given.get("--spec-type", "draft-simple" if _first(given, _MODEL_DRAFT) else "none")
+    drafts = 0
+    for kind in kinds.split(","):
+        if kind not in _DRAFTS:
+            raise RequestError(
+                f"--spec-type {kind} is not planned for; take one of {', '.join(_DRAFTS)}"
+            )
+        flag, default = _DRAFTS[kind]
+        drafts = max(drafts, _number(flag, given.get(flag, str(default))))
+    checkpoints = _first(given, _CHECKPOINTS)
+    return Extra(
+        tuple(flags),
+        drafts,
+        _first(given, _MODEL_DRAFT),
+        None if checkpoints is None else _number(_CHECKPOINTS[1], checkpoints),
+    )
+
+
+def refuse_surroundings(environment: Mapping[str, str]) -> None:
+    """Raise `RequestError` for whatever else would set llama-server's options."""
+    for name in sorted(environment):
+        if name.startswith("LLAMA_ARG_") or name in _VARIABLES:
+            raise RequestError(
+                f"the environment has {name}, which flexinfer does not take; unset it and give "
+                "the option on the command line"
+            )
+    home = environment.get("XDG_CONFIG_HOME") or os.path.join(
+        environment.get("HOME", ""), ".config"
+    )
+    for path in ("/etc/llama.cpp/config.ini", os.path.join(home, "llama.cpp", "config.ini")):
+        if Path(path).exists():
+            raise RequestError(
+                f"{path} sets llama.cpp's options, which flexinfer does not take; move it away "
+                "and give the options on the command line"
+            )
+
+
+def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each flag with its value, "" for switches."""
+    rest = iter(flags)
+    for flag in rest:
+        if flag in SWITCHES:
+            yield flag, ""
+        elif flag in WITH_VALUE:
+            value = next(rest, None)
+            if value is None:
+                raise RequestError(f"{flag} after -- lacks its value")
+            yield flag, value
+        elif flag in INSTEAD:
+            raise RequestError(f"{flag} is not taken after --; use {INSTEAD[flag]}")
+        else:
+            raise RequestError(
+                f"{flag!r} is not among the flags of llama-server that are passed on; "
+                "docs/serve.md lists those"
+            )
+
+
+def _first(given: Mapping[str, str], names: Sequence[str]) -> str | None:
+    return next((given[name] for name in names if name in given), None)
+
+
+def _number(flag: str, value: str) -> int:
+    if not value.isdecimal():
+        raise RequestError(f"{flag} {value} is no number of tokens or checkpoints; give 0 or more")
+    return int(value)

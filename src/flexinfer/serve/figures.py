@@ -1,0 +1,66 @@
+"""What the engine did and holds, as one document and as lines for Prometheus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flexinfer.machine.machine import process_memory
+from flexinfer.memory.ledger import Ledger
+from flexinfer.serve.models import ServedModel
+
+# Name after "flexinfer_", kind, what it says, and where it stands in the document.
+_LINES = (
+    ("passes_total", "counter", "Passes over the model.", ("passes",)),
+    ("read_bytes_total", "counter", "Bytes read from the drive for passes.", ("read_bytes",)),
+    ("compute_seconds_total", "counter", "Seconds of computing.", ("compute_s",)),
+    ("wait_seconds_total", "counter", "Seconds in which passes waited.", ("wait_s",)),
+    ("memory_budget_bytes", "gauge", "Budget of the process.", ("memory", "budget")),
+    ("memory_used_bytes", "gauge", "Anonymous and kernel bytes.", ("memory", "used")),
+    ("locked_bytes", "gauge", "Weights that stay in memory.", ("memory", "locked")),
+    ("window_bytes", "gauge", "Window that weights pass through.", ("memory", "window")),
+    ("kv_bytes", "gauge", "KV cache.", ("memory", "kv")),
+    ("bound_tokens_per_second", "gauge", "Bound for one sequence.", ("bound_tok_s",)),
+    ("pass_seconds", "gauge", "Seconds of the mean pass so far.", ("pass_s",)),
+    ("expert_hit_ratio", "gauge", "Experts found in memory.", ("expert_hit_rate",)),
+)
+
+
+def figures(model: ServedModel, ledger: Ledger) -> dict[str, Any]:
+    """Counts, seconds and bytes since the server started; up to date during a pass."""
+    engine = model.engine
+    stats, plan = engine.stats, model.plan
+    experts = model.experts
+    seconds = stats.compute_s + stats.wait_s
+    document = {
+        "passes": stats.passes,
+        "segments": stats.segments,
+        "read_bytes": engine.storage.traffic.read_bytes,
+        "compute_s": stats.compute_s,
+        "wait_s": stats.wait_s,
+        "idle_s": stats.idle_s,
+        "pass_s": seconds / stats.passes if stats.passes else 0.0,
+        "bound_tok_s": plan.bound_tok_s,
+        "expected_tok_s": plan.expected_tok_s,
+        "memory": {
+            "budget": ledger.limit or 0,
+            "used": process_memory(),
+            **model.opening.memory_use(),
+            "server": ledger.accounts.get("server", 0),
+        },
+    }
+    if experts is not None:
+        document["expert_hit_rate"] = experts.counters.hit_rate
+    return document
+
+
+def metrics(document: dict[str, Any]) -> str:
+    """The figures in Prometheus' text format; those that a model does not have are left out."""
+    lines = []
+    for name, kind, what, path in _LINES:
+        value: Any = document
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            full = f"flexinfer_{name}"
+            lines += [f"# HELP {full} {what}", f"# TYPE {full} {kind}", f"{full} {value}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,163 @@
+"""The compiled server: found beside this file, checked against the installed binding, called."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from ctypes import CFUNCTYPE, c_char_p, c_int, c_int32, c_int64, c_void_p
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import llama_cpp.llama_cpp as binding
+
+from flexinfer.errors import EngineError, UnsupportedError
+
+LIBRARY = Path(__file__).with_name("libflexinfer-server.so")
+# In a checkout, and where a wheel puts it.
+_SOURCES = (Path(__file__).parents[3] / "server-build", Path(__file__).with_name("server-build"))
+
+_Load = CFUNCTYPE(c_void_p, c_char_p, binding.llama_model_params)
+_Create = CFUNCTYPE(c_void_p, c_void_p, binding.llama_context_params)
+_Free = CFUNCTYPE(None, c_void_p)
+_Failed = CFUNCTYPE(None, c_int32)
+_Ready = CFUNCTYPE(c_int64, c_int64)
+_Answer = CFUNCTYPE(None, c_char_p, c_char_p, c_void_p)
+
+
+class _Hooks(ctypes.Structure):
+    """``struct flexinfer_hooks`` of ``server-build/our-hooks.h``."""
+
+    _fields_ = (
+        ("load", _Load),
+        ("create", _Create),
+        ("free_model", _Free),
+        ("process", c_void_p),
+        ("failed", _Failed),
+        ("ready", _Ready),
+        ("answer", _Answer),
+        ("routes", c_char_p),
+        ("body_bytes", c_int64),
+        ("threads", c_int64),
+        ("probability_bytes", c_int64),
+        ("context", c_int64),
+    )
+
+
+class Host(Protocol):
+    """Who answers what the server asks; nothing that it raises reaches the server."""
+
+    def load(self, path: str, params: Any) -> int | None:
+        """Load a model; None when it cannot be."""
+
+    def create(self, model: int, params: Any) -> int | None:
+        """Create a context of a model; None when it cannot be."""
+
+    def free(self, model: int) -> None:
+        """Free a model."""
+
+    def failed(self, status: int) -> str:
+        """What to tell the requests whose pass failed, asked in the thread that ran it."""
+
+    def ready(self, port: int) -> bool:
+        """Everything is loaded; whether to serve."""
+
+    def answer(self, route: str, body: str) -> tuple[int, str, str]:
+        """Status, content type and text for one of `routes`."""
+
+
+class ServerLibrary:
+    """llama.cpp's server in this process.
+
+    Raises:
+        UnsupportedError: it was not built, or from another version than is installed.
+    """
+
+    def __init__(self) -> None:
+        if not LIBRARY.is_file():
+            raise UnsupportedError(
+                "llama.cpp's server was not built with this installation; run "
+                "`flexinfer serve --build`, which takes some minutes and a C++ compiler"
+            )
+        # Its dependencies by path: nothing else may be found under their names.
+        ctypes.CDLL(str(Path(binding.__file__).parent / "lib" / "libmtmd.so.0"))
+        self._native = ctypes.CDLL(str(LIBRARY))
+        self._native.flexinfer_source.restype = c_char_p
+        built = self._native.flexinfer_source().decode()
+        installed = f"llama-cpp-python=={version('llama-cpp-python')}"
+        if built != installed:
+            raise UnsupportedError(
+                f"the server was built from {built} but {installed} is installed; run "
+                "`flexinfer serve --build`"
+            )
+        self._native.flexinfer_reply.argtypes = [c_void_p, c_int, c_char_p, c_char_p]
+        self._native.flexinfer_reply.restype = None
+        self._kept: list[Any] = []
+
+    def connect(self, host: Host, routes: Sequence[str], limits: dict[str, int]) -> None:
+        """Have the server ask `host`; `limits` are the last four members of the hooks."""
+        hooks = _Hooks.in_dll(self._native, "flexinfer_hooks")
+        calls = {
+            "load": _Load(_guarded(lambda path, params: host.load(os.fsdecode(path), params))),
+            "create": _Create(_guarded(host.create)),
+            "free_model": _Free(_guarded(host.free)),
+            "failed": _Failed(_guarded(lambda status: self._fail(host.failed(status)))),
+            "ready": _Ready(_guarded(lambda port: 0 if host.ready(port) else 1, 1)),
+            "answer": _Answer(_guarded(lambda *asked: self._answer(host, *asked))),
+        }
+        for name, call in calls.items():
+            setattr(hooks, name, call)
+        hooks.process = ctypes.cast(binding.llama_process, c_void_p).value
+        hooks.routes = "\n".join(routes).encode()
+        for name, limit in limits.items():
+            setattr(hooks, name, limit)
+        self._kept = [calls, hooks]
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Serve until `stop`; returns what llama-server would exit with."""
+        encoded = [os.fsencode(argument) for argument in ("llama-server", *arguments)]
+        array = (c_char_p * (len(encoded) + 1))(*encoded, None)
+        return int(self._native.flexinfer_server(len(encoded), array))
+
+    def stop(self) -> None:
+        """End requests with an error and have `run` return; may be called from any thread."""
+        self._native.flexinfer_stop()
+
+    def _fail(self, sentence: str) -> None:
+        self._native.flexinfer_fail(sentence.encode())
+
+    def _answer(self, host: Host, route: bytes, body: bytes, reply: int) -> None:
+        status, kind, text = host.answer(route.decode(), body.decode("utf-8", "replace"))
+        self._native.flexinfer_reply(reply, status, kind.encode(), text.encode())
+
+
+def _guarded(call: Callable[..., Any], failed: Any = None) -> Callable[..., Any]:
+    """`call`, whose exceptions have nowhere to go in C: they are reported as any thread's are."""
+
+    def guarded(*arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            return failed
+
+    return guarded
+
+
+def build(folder: Path) -> None:
+    """Compile the server, working in `folder`.
+
+    Raises:
+        UnsupportedError: the installation lacks what it is built from.
+        EngineError: the build failed; says why.
+    """
+    source = next((place for place in _SOURCES if (place / "build.py").is_file()), None)
+    if source is None:
+        raise UnsupportedError("this installation has no server-build; install flexinfer by pip")
+    command = [sys.executable, str(source / "build.py"), str(folder), str(LIBRARY)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise EngineError(done.stderr.strip())

@@ -1,0 +1,163 @@
+"""The models that the server opens, each through our own opening: planned, streamed, charged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp.llama_cpp as binding
+
+from flexinfer.engine.engine import Engine
+from flexinfer.engine.opening import Opening, Options
+from flexinfer.errors import BudgetError, EngineError
+from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.memory.ledger import Ledger
+from flexinfer.native import mirror
+from flexinfer.native.device.backends import InnerBackend
+from flexinfer.native.device.device import device
+from flexinfer.planning.plan import Plan
+from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
+from flexinfer.storage.experts.experts import Experts
+
+
+class _Nothing:
+    """Computes nothing: what llama.cpp tries before it serves is thrown away."""
+
+    def compute(self, backend: InnerBackend, graph: int) -> int:
+        return mirror.STATUS_SUCCESS
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model to open; `least_ubatch` is the smallest batch that a plan may come to."""
+
+    catalogue: Catalogue
+    options: Options
+    threads: int
+    least_ubatch: int
+
+
+class ServedModel:
+    """One model behind the server, from its load until it is freed."""
+
+    def __init__(self, file: ModelFile, ledger: Ledger) -> None:
+        catalogue, threads = file.catalogue, file.threads
+        self.file = file
+        self.drive = drive_for(catalogue)
+        self.opening = Opening(
+            catalogue,
+            file.options,
+            ledger,
+            lambda resident: open_model(catalogue, self.drive, resident=resident),
+            lambda weights: measure_rates(
+                catalogue, weights, self.drive, threads, file.options.kernels
+            ),
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """What computes it.
+
+        Raises:
+            EngineError: no context exists yet.
+        """
+        if self.opening.engine is None:
+            raise EngineError(f"{self.file.catalogue.paths[0]} has no weights to run")
+        return self.opening.engine
+
+    @property
+    def plan(self) -> Plan:
+        return self.engine.storage.plan
+
+    @property
+    def experts(self) -> Experts | None:
+        """Of a mixture that is held expert by expert."""
+        storage = self.opening.storage
+        return None if storage is None else storage.experts
+
+    def create(self, model: int, params: Any) -> int | None:
+        """A context of it, in which each batch is one pass.
+
+        Raises:
+            BudgetError: the batch that is left does not hold all slots.
+        """
+
+        def create(model: int, params: Any) -> Any:
+            params.n_batch = params.n_ubatch
+            return binding.llama_init_from_model(model, params)
+
+        with device().working_for(self.opening.owner):
+            context = self.opening.create(create, model, params)
+        least = self.file.least_ubatch
+        if self.plan.ubatch < least:
+            raise BudgetError(
+                f"the budget leaves {self.plan.ubatch} tokens a pass, all slots need {least}; give "
+                "a larger --memory or fewer --slots"
+            )
+        self.opening.compute_with(_Nothing())
+        return int(context) if context else None
+
+    def close(self) -> None:
+        if self.opening.engine is not None:
+            remember(
+                *(self.file.catalogue, self.file.threads, self.file.options.kernels),
+                *(self.drive, self.opening.engine.observed),
+            )
+        self.opening.close()
+
+
+class Models:
+    """All models of the server; the first that is loaded is the one that answers.
+
+    Args:
+        files: by the path that the server names.
+        ledger: of the process.
+        opened: called once the first model has its context.
+    """
+
+    def __init__(
+        self, files: dict[str, ModelFile], ledger: Ledger, opened: Callable[[], None]
+    ) -> None:
+        self._files = files
+        self._ledger = ledger
+        self._opened = opened
+        self._served: dict[int, ServedModel] = {}
+        self.main: ServedModel | None = None
+
+    def load(self, path: str, params: Any) -> int | None:
+        """Load the model of that path."""
+        encoded = path.encode("utf-8", "surrogateescape")
+        if path not in self._files or params.no_alloc or params.vocab_only:
+            raise EngineError(f"{path}: the server asks for a model that was not planned")
+        served = ServedModel(self._files[path], self._ledger)
+        model = int(served.opening.load(binding.llama_model_load_from_file, encoded, params))
+        self._served[model] = served
+        self.main = self.main or served
+        return model
+
+    def create(self, model: int, params: Any) -> int | None:
+        """A context of a model that was loaded."""
+        served = self._served[model]
+        first = served is self.main and served.opening.engine is None
+        context = served.create(model, params)
+        if first and context is not None:
+            self._opened()
+        return context
+
+    def free(self, model: int) -> None:
+        served = self._served.pop(model, None)
+        binding.llama_model_free(model)
+        if served is not None:
+            served.close()
+
+    def compute(self) -> None:
+        """From now on passes are computed."""
+        for served in self._served.values():
+            served.opening.compute_with(None)
+
+    def interrupt(self) -> None:
+        """End a pass that is under way, and each later one, at its next segment."""
+        for served in self._served.values():
+            if served.opening.engine is not None:
+                served.opening.engine.interrupt.set()

@@ -1,0 +1,159 @@
+"""From what was asked to what is started: files are looked at, sizes decided, arguments built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flexinfer.engine.opening import Options
+from flexinfer.errors import ModelNotFoundError, UnsupportedError
+from flexinfer.gguf.catalogue import Catalogue, read_catalogue
+from flexinfer.gguf.check_metadata import check_parameters
+from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+from flexinfer.machine.machine import Machine
+from flexinfer.planning.forecast import Forecast
+from flexinfer.planning.plan import Request
+from flexinfer.rates.rates import drive_for, measure_rates
+from flexinfer.serve.models import ModelFile
+from flexinfer.serve.settings import Settings
+from flexinfer.serve.sizing import MIN_CONTEXT, Sizes, Wish, decide
+
+# A model that drafts takes at most this share of the budget, and streams beyond.
+_DRAFT_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Everything that the server is started with; `files` by the path it will name."""
+
+    sizes: Sizes
+    files: dict[str, ModelFile]
+    arguments: tuple[str, ...]
+
+
+def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
+    """Plan before anything is started.
+
+    Raises:
+        BudgetError: it does not fit.
+        ModelFileError: one of the files cannot be used.
+        UnsupportedError: llama.cpp's server does not serve this kind of model.
+    """
+    _check_model(catalogue)
+    draft = (
+        None if settings.flags.draft_model is None else read_catalogue(settings.flags.draft_model)
+    )
+    forecast = _forecast(catalogue, settings, settings.budget)
+    share = 0
+    if draft is not None:
+        _check_model(draft)
+        share = min(draft.nbytes * 5 // 4, settings.budget // _DRAFT_SHARE)
+    wish = Wish(
+        budget=settings.budget,
+        slots=settings.slots,
+        ctx=settings.ctx,
+        ubatch=settings.ubatch,
+        drafts=settings.flags.drafts,
+        checkpoints=settings.flags.checkpoints,
+        embeddings=settings.embeddings,
+        lora=_bytes(settings.lora),
+        projector=_bytes(() if settings.mmproj is None else (settings.mmproj,)),
+        draft=share,
+    )
+    sizes = decide(wish, catalogue, forecast)
+    files = {catalogue.paths[0]: _file(catalogue, settings, sizes, settings.budget - sizes.reserve)}
+    if draft is not None:
+        files[draft.paths[0]] = _file(draft, settings, sizes, share)
+    return Planned(sizes, files, tuple(_arguments(settings, catalogue, sizes)))
+
+
+def _check_model(catalogue: Catalogue) -> None:
+    check_parameters(catalogue)
+    if any(info.name.startswith("enc.") for info in catalogue.tensors):
+        raise UnsupportedError(
+            f"{catalogue.paths[0]}: llama.cpp's server does not serve models with an encoder; "
+            "flexinfer run does"
+        )
+
+
+def _bytes(paths: Iterable[str]) -> int:
+    total = 0
+    for path in paths:
+        try:
+            total += os.path.getsize(path)
+        except OSError as error:
+            raise ModelNotFoundError(f"{path}: {error.strerror}; give another file") from error
+    return total
+
+
+def _forecast(catalogue: Catalogue, settings: Settings, budget: int) -> Forecast:
+    weights = estimate_weights(catalogue, settings.threads)
+    kind = settings.kv[1]
+    costs = estimate_costs(
+        catalogue, (kind, kind), flash_attention=settings.flash_attention is not False
+    )
+    threads, kernels = settings.threads, settings.kernels
+    weights, rates = measure_rates(catalogue, weights, drive_for(catalogue), threads, kernels)
+    request = Request(
+        budget=budget,
+        ctx=MIN_CONTEXT,
+        ubatch=settings.ubatch or 1,
+        strategy=settings.strategy,
+        weight_memory=settings.weight_memory,
+        window=settings.window,
+    )
+    return Forecast(weights, request, costs, rates)
+
+
+def _file(catalogue: Catalogue, settings: Settings, sizes: Sizes, budget: int) -> ModelFile:
+    options = Options(
+        budget=budget,
+        strategy=settings.strategy,
+        weight_memory=settings.weight_memory,
+        window=settings.window,
+        min_ctx=sizes.total_ctx,
+        memlock=Machine.detect().memlock,
+        kernels=settings.kernels,
+    )
+    return ModelFile(catalogue, options, settings.threads, sizes.least_ubatch)
+
+
+def _arguments(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> list[str]:
+    """llama-server's; what is forced stands last, so that nothing before it prevails."""
+    kv = settings.kv[0]
+    flash = {None: "auto", True: "on", False: "off"}[settings.flash_attention]
+    given = ["--alias", settings.alias or catalogue.name]
+    if settings.api_key is not None:
+        given += ["--api-key", settings.api_key]
+    if settings.lora:
+        given += ["--lora", ",".join(settings.lora)]
+    if settings.mmproj is not None:
+        given += ["--mmproj", settings.mmproj, "--no-mmproj-offload"]
+    if settings.embeddings:
+        given.append("--embeddings")
+    threads = str(settings.threads)
+    forced = {
+        "--model": catalogue.paths[0],
+        "--host": settings.host,
+        "--port": str(settings.port),
+        "--cors-origins": settings.cors_origins,
+        "--parallel": str(sizes.slots),
+        "--kv-unified-per-slot": str(sizes.ctx),
+        "--batch-size": str(sizes.ubatch),
+        "--ubatch-size": str(sizes.ubatch),
+        "--threads": threads,
+        "--threads-batch": threads,
+        "--cache-type-k": kv,
+        "--cache-type-v": kv,
+        "--flash-attn": flash,
+        "--cache-ram": str(sizes.cache_mib),
+        "--ctx-checkpoints": str(sizes.checkpoints),
+        "--threads-http": str(sizes.slots + 4),
+        "--fit": "off",
+        "--load-mode": "none",
+        "--lazy-mode": "off",
+    }
+    switches = ["--kv-unified", "--no-repack", "--no-warmup", "--no-ui", "--metrics", "--offline"]
+    flags = [part for pair in forced.items() for part in pair]
+    return [*settings.flags.flags, *given, *flags, *switches]

@@ -1,0 +1,103 @@
+"""The engine's own routes, on the server's port and behind its key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from flexinfer.engine.engine import Engine
+from flexinfer.errors import BudgetError, FlexInferError, RequestError, SizeError
+from flexinfer.machine.budget import granted_budget
+from flexinfer.machine.machine import Machine
+from flexinfer.memory.ledger import Ledger
+from flexinfer.planning.planner import margin
+from flexinfer.serve.figures import figures, metrics
+from flexinfer.serve.models import ServedModel
+
+_JSON = "application/json; charset=utf-8"
+
+
+class Routes:
+    """Answers for the model that is served; `names` are the routes, as the server lists them."""
+
+    def __init__(self, model: Callable[[], ServedModel], ledger: Ledger, header: dict[str, Any]):
+        self._model = model
+        self._ledger = ledger
+        self._header = header
+        self._known: dict[str, Callable[[str], dict[str, Any]]] = {
+            "GET /engine/plan": lambda body: self._plan(),
+            "GET /engine/stats": lambda body: figures(self._model(), self._ledger),
+            "POST /engine/memory": self._memory,
+            "POST /engine/release": lambda body: self._release(),
+        }
+        self.names = tuple(self._known)
+
+    def answer(self, route: str, body: str) -> tuple[int, str, str]:
+        """Status, content type and text; whatever goes wrong is an error document."""
+        try:
+            if route == "GET /metrics":
+                return 200, "text/plain", metrics(figures(self._model(), self._ledger))
+            return 200, _JSON, json.dumps(self._known[route](body))
+        except (RequestError, SizeError, BudgetError) as error:
+            return 400, _JSON, _error(400, "invalid_request_error", error)
+        except FlexInferError as error:
+            return 500, _JSON, _error(500, "server_error", error)
+
+    def _plan(self) -> dict[str, Any]:
+        plan = self._model().plan
+        document = {**self._header, "mode": plan.mode, **plan.to_json()}
+        document["kernels"] = plan.rates.kernels.value
+        document["reference"] = plan.rates.kernels.reference
+        document["weights"] = len(plan.weights)
+        document["locked_rows"] = sum(plan.locked_rows)
+        return {
+            **document,
+            "weight_bytes": plan.weight_bytes,
+            "locked_bytes": plan.locked_bytes,
+            "streamed_bytes": plan.streamed_bytes,
+            "bound_tok_s": plan.bound_tok_s,
+            "expected_tok_s": plan.expected_tok_s,
+        }
+
+    def _memory(self, body: str) -> dict[str, Any]:
+        wanted = granted_budget(_wish(body), Machine.detect())
+        model = self._model()
+        change_budget(model.engine, self._ledger, wanted, model.opening.limit_to)
+        return {"memory": self._ledger.limit, "mode": model.plan.mode}
+
+    def _release(self) -> dict[str, Any]:
+        self._model().engine.release()
+        return {"released": True}
+
+
+def change_budget(
+    engine: Engine, ledger: Ledger, nbytes: int, limit_to: Callable[[int], None]
+) -> None:
+    """Let the process use `nbytes` from the next pass on.
+
+    Raises:
+        BudgetError: they do not hold the smallest window; everything is as before.
+    """
+    before = ledger.limit
+    limit_to(nbytes)
+    free = ledger.free or 0
+    try:
+        engine.resize(engine.charged + free - margin(nbytes))
+    except BudgetError:
+        ledger.limit = before
+        raise
+
+
+def _wish(body: str) -> str | int:
+    try:
+        wish = json.loads(body)["memory"]
+        if isinstance(wish, bool) or not isinstance(wish, (str, int)):
+            raise TypeError
+        return wish
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RequestError('send {"memory": "3GiB"}: the budget as a size') from error
+
+
+def _error(code: int, kind: str, error: Exception) -> str:
+    return json.dumps({"error": {"code": code, "message": str(error), "type": kind}})

@@ -1,0 +1,138 @@
+"""One serving process: what the server asks is answered, what goes wrong is kept for its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flexinfer.engine.process_ledger import process_ledger
+from flexinfer.errors import EngineError
+from flexinfer.native.device.device import device
+from flexinfer.serve.ending import Ending
+from flexinfer.serve.library import ServerLibrary
+from flexinfer.serve.models import Models, ServedModel
+from flexinfer.serve.planned import Planned
+from flexinfer.serve.routes import Routes
+from flexinfer.serve.settings import Settings
+from flexinfer.serve.watch import ACCOUNT, Watch
+
+_STOPPING = "the server is stopping; send the request again once it runs"
+
+
+class Server:
+    """llama.cpp's server over our engine, for one model.
+
+    Args:
+        library: the compiled server.
+        settings: what was asked.
+        planned: what came out of it.
+        started: is told the port once requests are answered.
+    """
+
+    def __init__(
+        self,
+        library: ServerLibrary,
+        settings: Settings,
+        planned: Planned,
+        started: Callable[[ServedModel, int], None],
+    ) -> None:
+        self._library = library
+        self._settings = settings
+        self._planned = planned
+        self._started = started
+        self._ledger = process_ledger()
+        if settings.weight_memory is None:
+            self._ledger.limit_to(self, settings.budget, asked=True)
+        self._models = Models(planned.files, self._ledger, self._opened)
+        self._ending = Ending(self._end)
+        self._watch: Watch | None = None
+        self._failure: BaseException | None = None
+        sizes = planned.sizes
+        header = {"slots": sizes.slots, "slot_ctx": sizes.ctx, "said": list(sizes.said)}
+        self._routes = Routes(self._model, self._ledger, header)
+
+    def run(self) -> int:
+        """Serve until a signal ends it; returns the exit status.
+
+        Raises:
+            FlexInferError: it could not be started.
+        """
+        self._ending.begin()
+        sizes = self._planned.sizes
+        limits = {
+            "body_bytes": sizes.body,
+            "threads": sizes.threads,
+            "probability_bytes": sizes.probabilities,
+            "context": sizes.ctx,
+        }
+        self._library.connect(self, self._routes.names, limits)
+        status = self._library.run(self._planned.arguments)
+        if self._watch is not None:
+            self._watch.close()
+        if self._failure is not None:
+            raise self._failure
+        if status and not self._ending.asked:
+            raise EngineError(
+                "llama.cpp's server did not start; its last lines on standard error say why"
+            )
+        return 0
+
+    # -- what the server asks -----------------------------------------------------------------
+
+    def load(self, path: str, params: Any) -> int | None:
+        return self._kept(lambda: self._models.load(path, params))
+
+    def create(self, model: int, params: Any) -> int | None:
+        return self._kept(lambda: self._models.create(model, params))
+
+    def free(self, model: int) -> None:
+        self._models.free(model)
+
+    def failed(self, status: int) -> str:
+        failure = device().take_failure()
+        if self._ending.asked:
+            return _STOPPING
+        if failure is not None:
+            return str(failure)
+        return f"llama.cpp could not compute this batch (status {status}); the log says why"
+
+    def ready(self, port: int) -> bool:
+        self._models.compute()
+        if self._ending.asked:
+            return False
+        model = self._model()
+        self._watch = Watch(
+            self._ledger,
+            model.engine,
+            idle_seconds=self._settings.idle_seconds,
+        )
+        self._watch.start()
+        self._started(model, port)
+        return True
+
+    def answer(self, route: str, body: str) -> tuple[int, str, str]:
+        return self._routes.answer(route, body)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _kept(self, call: Callable[[], int | None]) -> int | None:
+        """What `call` returns; what it raises is the reason why the server ends."""
+        try:
+            return call()
+        except BaseException as error:
+            self._failure = error
+            return None
+
+    def _opened(self) -> None:
+        """The plan of the model that answers is made: now what it left aside is spoken for."""
+        sizes = self._planned.sizes
+        self._ledger.charge(ACCOUNT, sizes.reserve - sizes.adapters - sizes.draft)
+
+    def _model(self) -> ServedModel:
+        if self._models.main is None:
+            raise EngineError("the model is still loading; ask again")
+        return self._models.main
+
+    def _end(self) -> None:
+        self._models.interrupt()
+        self._library.stop()
