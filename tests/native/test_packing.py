@@ -156,7 +156,13 @@ def test_what_is_no_group_of_rows_is_refused(packs: Packer, context: int) -> Non
 
 
 @pytest.fixture
-def said() -> Iterator[list[bytes]]:
+def own(packs: Packer, context: int) -> Packer:
+    """With a place of its own in the log: the one of the process must not lead to a test."""
+    return Packer(library(), packing_of(packs, context, "q4_0").buffer)
+
+
+@pytest.fixture
+def said(own: Packer) -> Iterator[list[bytes]]:
     """What the library says, instead of where it went before."""
     native = library()
     callback, data = ctypes.c_void_p(), ctypes.c_void_p()
@@ -168,17 +174,17 @@ def said() -> Iterator[list[bytes]]:
     native.ggml_log_set(callback, data)
 
 
-def test_nothing_is_said_of_each_piece(packs: Packer, context: int, said: list[bytes]) -> None:
-    packs.listen()
-    packs.listen()
-    packing = packing_of(packs, context, "q4_0")
+def test_nothing_is_said_of_each_piece(own: Packer, context: int, said: list[bytes]) -> None:
+    own.listen()
+    own.listen()
+    packing = packing_of(own, context, "q4_0")
     raw = raw_bytes(packing)
     packing.pack(address_of(raw), len(raw))
     assert said == []
     # Whoever else has a weight packed, has it said, once.
     tensor = Tensor.from_address(library().ggml_new_tensor_4d(context, _Q4_0, COLUMNS, 16, 1, 1))
-    packs.mark(tensor)
+    own.mark(tensor)
     tensor.data = address_of(raw)
-    packs.set_tensor(tensor, address_of(raw.copy()), 16 * packing.row_bytes)
+    own.set_tensor(tensor, address_of(raw.copy()), 16 * packing.row_bytes)
     assert len(said) == 1
     assert b"repack tensor" in said[0]
