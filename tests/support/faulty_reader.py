@@ -1,8 +1,8 @@
-"""A reader that fails where a test says so."""
+"""Readers that fail, or answer late, where a test says so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from flexinfer.errors import ReadError
 from flexinfer.reading.memory_reader import MemoryReader
@@ -58,3 +58,46 @@ class FaultyReader(MemoryReader):
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         self.cancel()
         super().close(timeout)
+
+
+class LateReader(MemoryReader):
+    """Serves blobs; the transfers with the given numbers (from 0) hang, until `answer`.
+
+    Cancelling them takes too long, as with a drive that has begun to read.
+    """
+
+    def __init__(self, blobs: list[bytes], late: Collection[int]) -> None:
+        super().__init__(blobs)
+        self.late = late
+        self.started = 0
+        self._hanging: list[tuple[Transfer, int, int, memoryview, int]] = []
+
+    def start(
+        self,
+        file: int,
+        start: int,
+        view: memoryview,
+        need: int,
+        *,
+        urgent: bool = False,
+        treat: Treatment | None = None,
+    ) -> Transfer:
+        self.started += 1
+        if self.started - 1 not in self.late:
+            return super().start(file, start, view, need, urgent=urgent, treat=treat)
+        transfer = Transfer(treat, view)
+        transfer.begun = True
+        self._hanging.append((transfer, file, start, view, need))
+        return transfer
+
+    def answer(self) -> None:
+        """The drive comes to its senses: what was asked for arrives as the file has it."""
+        for transfer, file, start, view, need in self._hanging:
+            self._copy(file, start, view, need)
+            transfer.finish(transfer.treated())
+        self._hanging.clear()
+
+    def cancel(self, timeout: float | None = None) -> bool:
+        for transfer, *_ in self._hanging:
+            transfer.error = transfer.error or ReadError("the read was cancelled")
+        return not self._hanging

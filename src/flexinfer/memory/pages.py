@@ -174,6 +174,15 @@ class Arena:
                 given += self._drop(start, stop)
         return given
 
+    def empty(self, slot: Slot) -> None:
+        """Give the 2 MiB pages that lie wholly in an allocated slot to the system.
+
+        Somebody may still write there, so they count as resident until it is freed and trimmed.
+        """
+        start, stop = round_up(slot.offset, PAGE), slot.end // PAGE * PAGE
+        if start < stop:
+            self._advise(mmap.MADV_DONTNEED, start, stop - start)
+
     def close(self) -> None:
         """Give all memory back at once, also while views are alive.
 

@@ -83,7 +83,7 @@ class FileReader:
             raise ReadError("the reader is closed")
         step, source = self.piece, self.files[file]
         cuts = range(0, need, step)
-        transfer = QueuedTransfer(len(cuts), treat)
+        transfer = QueuedTransfer(len(cuts), treat, view)
         pieces = [
             Piece(transfer, source, start + at, view[at : at + step], min(step, need - at))
             for at in cuts

@@ -20,13 +20,15 @@ class Transfer:
     """Bytes on their way into memory; the reader that made it calls `finish` once.
 
     `done` means that nothing writes to the memory any more, also when `error` is set; `begun` that
-    the drive was asked for some of it. `treat` is what is to be done with the bytes before that.
+    the drive was asked for some of it. `treat` is what is to be done with the bytes before that;
+    it works on addresses in `memory`, which is not unmapped before it is over.
     """
 
-    __slots__ = ("_latch", "begun", "done", "error", "treat")
+    __slots__ = ("_latch", "begun", "done", "error", "memory", "treat")
 
-    def __init__(self, treat: Treatment | None = None) -> None:
+    def __init__(self, treat: Treatment | None = None, memory: memoryview | None = None) -> None:
         self.treat = treat
+        self.memory = memory
         self.begun = False
         self.done = False
         self.error: ReadError | None = None
@@ -68,6 +70,7 @@ class Transfer:
     def finish(self, error: ReadError | None = None) -> None:
         """It is over; an error that was set before stays."""
         self.error = self.error or error
+        self.memory = None
         self.done = True
         self._latch.release()
 

@@ -27,8 +27,10 @@ class QueuedTransfer(Transfer):
 
     __slots__ = ("left",)
 
-    def __init__(self, pieces: int, treat: Treatment | None = None) -> None:
-        super().__init__(treat)
+    def __init__(
+        self, pieces: int, treat: Treatment | None = None, memory: memoryview | None = None
+    ) -> None:
+        super().__init__(treat, memory)
         self.left = pieces
 
 

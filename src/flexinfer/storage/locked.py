@@ -1,14 +1,17 @@
 """Locked weights: places in memory that stay until the plan changes.
 
 A part gets its place with the plan and an address when its first read is complete. Pure bookkeeping
-over an arena; nothing here reads.
+over an arena; nothing here reads. A place that a read may still write to belongs to nobody: what
+comes late is the bytes of the file, and another part, or the same one packed, would be lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flexinfer.errors import ReadError
 from flexinfer.memory.pages import Arena, Slot
+from flexinfer.reading.reader import Transfer
 from flexinfer.seam import Part
 
 
@@ -20,9 +23,12 @@ class LockedSet:
         self._slots: dict[Part, Slot] = {}
         # Where in its place a part begins: reads are aligned, parts are not.
         self._leads: dict[Part, int] = {}
+        # Places left behind, each until the read that hangs has ended.
+        self._behind: list[tuple[Transfer, Slot]] = []
 
     def __repr__(self) -> str:
-        return f"<LockedSet {len(self._slots)} parts, {self.nbytes} bytes>"
+        behind = f", {len(self._behind)} places left behind" if self._behind else ""
+        return f"<LockedSet {len(self._slots)} parts, {self.nbytes} bytes{behind}>"
 
     @property
     def nbytes(self) -> int:
@@ -42,12 +48,18 @@ class LockedSet:
         """
         if self._arena is None:
             return
+        self._take_back(self._arena)
         try:
             self._reserve(self._arena, spans)
         except MemoryError:
             for part in list(self._slots):
                 self.forget(part)
-            self._reserve(self._arena, spans)
+            try:
+                self._reserve(self._arena, spans)
+            except MemoryError:
+                if not self._behind:
+                    raise
+                # The others get theirs when they are read, if there is room by then.
 
     def _reserve(self, arena: Arena, spans: Sequence[tuple[Part, int]]) -> None:
         for part, span in spans:
@@ -60,13 +72,14 @@ class LockedSet:
         Returns where its first byte will be, and the memory to read to.
 
         Raises:
+            ReadError: what room there was is taken by earlier reads that hang.
             MemoryError: the arena has no such hole; the plan counted wrongly.
         """
         if self._arena is None:
             raise MemoryError(f"no room was planned to lock {part.name}")
         slot = self._slots.get(part)
         if slot is None:
-            slot = self._slots[part] = self._arena.allocate(stop - start)
+            slot = self._slots[part] = self._allocate(self._arena, part, stop - start)
         lead = self._leads[part] = part.offset - start
         address = self._arena.address + slot.offset + lead
         return address, self._arena.view(slot.offset, stop - start)
@@ -86,10 +99,41 @@ class LockedSet:
         self._arena.free(slot)
         return self._arena.trim(slot)
 
+    def leave_behind(self, part: Part, transfer: Transfer) -> None:
+        """As `forget`, while `transfer` may still write there: nobody gets the place before."""
+        assert self._arena is not None
+        slot = self._slots.pop(part)
+        self._leads.pop(part, None)
+        part.address = 0
+        self._behind.append((transfer, slot))
+        # The part will be read to another place: both at once are more than was planned.
+        self._arena.empty(slot)
+
+    def _take_back(self, arena: Arena) -> None:
+        """Places whose reads have ended at last are holes again."""
+        over = [slot for transfer, slot in self._behind if transfer.done]
+        self._behind = [one for one in self._behind if one[1] not in over]
+        for slot in over:
+            arena.free(slot)
+            arena.trim(slot)
+
+    def _allocate(self, arena: Arena, part: Part, nbytes: int) -> Slot:
+        self._take_back(arena)
+        try:
+            return arena.allocate(nbytes)
+        except MemoryError:
+            if not self._behind:
+                raise
+            raise ReadError(
+                f"{part.name}: its memory still waits for a drive that does not answer; "
+                "check the drive and try again"
+            ) from None
+
     def close(self) -> None:
         for part in self._slots:
             part.address = 0
         self._slots.clear()
         self._leads.clear()
+        self._behind.clear()
         if self._arena is not None:
             self._arena.close()

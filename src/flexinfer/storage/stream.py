@@ -210,8 +210,9 @@ class Stream:
                 self._ring.unpush()
             elif entry.place == "locked" and not entry.part.address:
                 self._locked_ahead -= entry.part.nbytes
-                # A read that hangs may still write there, but nothing else than this part.
-                if not _under_way(entry):
+                if entry.transfer is not None and _under_way(entry):
+                    self._locked.leave_behind(entry.part, entry.transfer)
+                else:
                     self._locked.forget(entry.part)
         if any(_under_way(entry) and entry.place == "ring" for entry in dropped):
             self._leave_behind()

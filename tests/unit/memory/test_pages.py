@@ -185,3 +185,17 @@ def rss_anon() -> int:
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
+
+
+def test_an_emptied_slot_stays_allocated_and_counts_as_resident() -> None:
+    arena = Arena(4 * PAGE)
+    slot = arena.allocate(2 * PAGE)
+    view = arena.view(slot.offset, slot.nbytes)
+    view[:] = b"x" * slot.nbytes
+    arena.empty(slot)
+    assert view[0] == view[-1] == 0
+    assert arena.used == arena.resident == 2 * PAGE
+    arena.free(slot)
+    assert arena.trim(slot) == 2 * PAGE
+    view.release()
+    arena.close()

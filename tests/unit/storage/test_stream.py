@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from support.faulty_reader import FaultyReader, fails, hangs
+from support.addresses import memory
+from support.faulty_reader import FaultyReader, LateReader, fails, hangs
 
 from flexinfer.errors import ReadError
 from flexinfer.reading.memory_reader import MemoryReader
 from flexinfer.reading.waiting import Waiting
-from flexinfer.seam import Part
+from flexinfer.seam import Packing, Part
 from flexinfer.storage.locked import LockedSet
 from flexinfer.storage.stream import Stream
 
@@ -27,23 +27,21 @@ class Bench:
     ) -> None:
         self.reader = reader or MemoryReader([BLOB])
         self.locked = LockedSet(len(BLOB))
+        self.packing: Packing | None = None
         self.waiting = Waiting(hang_s=0.02, cancel_s=0.01)
         self.stream = Stream(
             self.reader, self.locked, window, lookahead=lookahead, waiting=self.waiting
         )
 
     def part(self, number: int, *, locked: bool = False) -> Part:
-        return Part(f"w{number}", 0, number * BLOCK, BLOCK, 0, 8, locked)
+        return Part(f"w{number}", 0, number * BLOCK, BLOCK, 0, 8, locked, self.packing)
 
     @property
     def state(self) -> tuple[str, str]:
         return repr(self.stream), repr(self.locked)
 
     def value(self, index: int) -> int:
-        import ctypes
-
-        address = self.stream.acquire(index)
-        content = ctypes.string_at(address, BLOCK)
+        content = memory(self.stream.acquire(index), BLOCK)
         assert content == content[:1] * BLOCK
         return content[0]
 
@@ -135,8 +133,9 @@ def stream(places: int, loads: int, first: int) -> str:
     return f"<Stream {ring(places)} {loads} loads from {first}>"
 
 
-def locked(parts: int, arrived: int) -> str:
-    return f"<LockedSet {parts} parts, {arrived * BLOCK} bytes>"
+def locked(parts: int, arrived: int, behind: int = 0) -> str:
+    left = f", {behind} places left behind" if behind else ""
+    return f"<LockedSet {parts} parts, {arrived * BLOCK} bytes{left}>"
 
 
 def test_what_is_held_after_each_step(small: Bench) -> None:
@@ -199,28 +198,73 @@ def test_what_is_held_after_a_wait_that_was_stopped() -> None:
     bench.stream.close()
 
 
-def test_a_read_that_hangs_keeps_its_memory_to_itself() -> None:
-    """Neither the ring nor the locked place that it may still write to is used again."""
+class Doubled:
+    """A packing by which each byte is doubled where it lies."""
 
-    views = []
+    buffer = extra = 1
 
-    class Deaf(FaultyReader):
-        def start(self, file: int, start: int, view: memoryview, *how: Any, **more: Any) -> Any:
-            views.append(view)
-            return super().start(file, start, view, *how, **more)
+    def pack(self, address: int, nbytes: int) -> None:
+        import ctypes
 
-        def cancel(self, timeout: float | None = None) -> bool:
-            return False
+        content = memory(address, nbytes)
+        ctypes.memmove(address, bytes(2 * byte for byte in content), nbytes)
 
-    bench = Bench(4 * BLOCK, reader=Deaf([BLOB], {1: hangs(), 2: hangs()}))
+
+@pytest.fixture
+def late() -> Iterator[Bench]:
+    """The second and the third read hang until they answer."""
+    bench = Bench(4 * BLOCK, reader=LateReader([BLOB], {1, 2}))
+    bench.packing = Doubled()
+    yield bench
+    bench.stream.close()
+    bench.locked.close()
+
+
+def hang(bench: Bench) -> list[Part]:
+    """A pass in which the locked part number 1 and the streamed number 2 do not arrive."""
     parts = [bench.part(k, locked=k == 1) for k in range(6)]
     bench.stream.begin(parts)
-    before = bench.stream.acquire(0)
+    assert bench.value(0) == 0
     with pytest.raises(ReadError, match="did not answer"):
         bench.value(1)
     bench.stream.stop()
-    assert bench.state == (stream(0, 0, 0), locked(1, 0))
-    bench.stream.begin(parts)
-    assert bench.stream.acquire(0) != before
-    assert run(bench, parts) == list(range(6))
-    bench.stream.close()
+    assert bench.state == (stream(0, 0, 0), locked(0, 0, 1))
+    return parts
+
+
+def test_a_late_answer_changes_nothing_that_was_read_meanwhile(late: Bench) -> None:
+    parts = hang(late)
+    late.stream.begin(parts)
+    values = [late.value(index) for index in range(3)]
+    late.reader.answer()  # type: ignore[attr-defined]
+    assert values == [0, 2, 4]
+    assert [late.value(index) for index in range(3)] == values
+    late.stream.release(3)
+    assert [late.value(index) for index in range(3, 6)] == [6, 8, 10]
+    assert memory(parts[1].address, BLOCK) == bytes([2]) * BLOCK
+    late.locked.arrange([])
+    assert repr(late.locked) == locked(1, 1), "its place is a hole again"
+
+
+def test_a_late_answer_after_the_plan_changed_hits_nobody(late: Bench) -> None:
+    (_, gone, *_) = hang(late)
+    late.locked.forget(gone)
+    other = late.part(5, locked=True)
+    late.locked.arrange([(other, BLOCK)])
+    assert run(late, [other]) == [10]
+    late.reader.answer()  # type: ignore[attr-defined]
+    assert memory(other.address, BLOCK) == bytes([10]) * BLOCK
+
+
+def test_no_room_is_left_beside_a_read_that_hangs(late: Bench) -> None:
+    """The arena ends with what hangs: a clear error, and all is well once the drive answers."""
+    late.locked = LockedSet(2 << 20)
+    late.stream = Stream(late.reader, late.locked, 4 * BLOCK, lookahead=True, waiting=late.waiting)
+    (_, one, *_) = hang(late)
+    rest = (2 << 20) - BLOCK
+    other = Part("other", 0, 0, rest, 0, 8, locked=True)
+    late.locked.arrange([(other, rest), (one, BLOCK)])
+    with pytest.raises(ReadError, match="w1: its memory still waits for a drive"):
+        run(late, [one])
+    late.reader.answer()  # type: ignore[attr-defined]
+    assert run(late, [one]) == [2]

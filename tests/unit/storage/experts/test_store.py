@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.addresses import memory
-from support.faulty_reader import FaultyReader, fails
+from support.faulty_reader import FaultyReader, LateReader, fails
 
 from flexinfer.errors import ReadError
 from flexinfer.reading.memory_reader import MemoryReader
@@ -29,11 +29,15 @@ class Harness:
     """A store over one blob, with one group of two matrices an expert."""
 
     def __init__(
-        self, slots: int, window: int = SPAN, faults: dict[int, object] | None = None
+        self,
+        slots: int,
+        window: int = SPAN,
+        faults: dict[int, object] | None = None,
+        reader: MemoryReader | None = None,
     ) -> None:
-        reader = FaultyReader([BLOB], faults or {}) if faults else MemoryReader([BLOB])  # type: ignore[arg-type]
+        reader = reader or FaultyReader([BLOB], faults or {})  # type: ignore[arg-type]
         self.io = Counters()
-        reads = MatrixReads(reader, self.io, Waiting())
+        reads = MatrixReads(reader, self.io, Waiting(hang_s=0.02, cancel_s=0.01))
         self.experts = Experts()
         self.store = ExpertStore([((UP, DOWN), EXPERTS)], [slots], window, reads, self.experts)
 
@@ -112,6 +116,28 @@ def test_a_failed_read_is_raised_and_forgotten(slots: int) -> None:
     harness.store.stop()
     assert 1 not in harness.experts.resident[0]
     harness.token(0, 1, 2)
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+@pytest.mark.parametrize("resized", [False, True])
+def test_a_late_answer_hits_nobody(slots: int, resized: bool) -> None:
+    """Of 2: its slot, or its place in the window, is another's by the time the drive answers."""
+    reader = LateReader([BLOB], {2})
+    harness = Harness(slots, 4 * SPAN, reader=reader)
+    with pytest.raises(ReadError, match="did not answer"):
+        harness.token(0, 1, 2)
+    harness.store.stop()
+    if resized:
+        harness.store.resize([slots], 4 * SPAN)
+    batch = Batch(0, (0, 1), (), True, 1, dict.fromkeys((3, 4, 5), 1))
+    arrived = []
+    for ready in harness.store.fetch(batch):
+        before = [(a, memory(a, UP.nbytes)) for _, addresses in ready for a in addresses]
+        reader.answer()
+        assert [(a, memory(a, UP.nbytes)) for a, _ in before] == before
+        arrived += [expert for expert, _ in ready]
+    assert sorted(arrived) == [3, 4, 5]
+    assert sorted(harness.token(0, 1, 2)) == [0, 1, 2]
 
 
 def test_experts_stay_when_the_number_of_slots_changes() -> None:
