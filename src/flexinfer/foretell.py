@@ -138,7 +138,7 @@ def forecast(
     cores = arguments.n_threads or machine.cores
     weights = estimate_weights(catalogue, cores)
     if rates is None:
-        kernels = kernels_for(catalogue, cores, arguments.repack)
+        kernels = kernels_for(catalogue, machine, arguments.repack)
         weights, rates = measure_rates(catalogue, weights, drive_for(catalogue), cores, kernels)
     ctx = arguments.sizes.n_ctx or catalogue.parameter("context_length", 0) or _CONTEXT
     batch = min(arguments.sizes.n_batch, ctx)

@@ -97,7 +97,7 @@ class Llama(Budgeted):
         fill_defaults(options, machine, self.catalogue)
         self._drive = drive_for(self.catalogue)
         self._threads: int = options["n_threads"]
-        self._kernels = kernels_for(self.catalogue, self._threads, repack)
+        self._kernels = kernels_for(self.catalogue, machine, repack)
         held = Options(
             budget=granted_budget(None if memory == "auto" else memory, machine),
             asked=memory not in (None, "auto"),

@@ -130,7 +130,7 @@ def _settings(
         threads=threads or machine.cores,
         kv=(kv_type, KV_TYPES[kv_type]),
         flash_attention=True if needs_flash_attention(kv_type) else flash_attn,
-        kernels=kernels_for(catalogue, threads or machine.cores, repack),
+        kernels=kernels_for(catalogue, machine, repack),
         idle_seconds=idle_release or 0.0,
         flags=read_extra(flags),
         **options,

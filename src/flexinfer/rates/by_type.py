@@ -8,27 +8,33 @@ from contextlib import suppress
 from dataclasses import asdict
 
 from flexinfer.gguf.types import QuantType
+from flexinfer.machine.processor import processor_name
 from flexinfer.planning.kernels import Kernels
-from flexinfer.planning.weights import ON_DEMAND, Weight
+from flexinfer.planning.weights import ON_DEMAND, Use, Weight
 from flexinfer.rates.cache_file import Remembered
-from flexinfer.rates.type_rates import TypeRates
+from flexinfer.rates.type_rates import Product, TypeRates
 
 # So many types are probed; the others of a model have little work.
 _TYPES = 3
 
 
-def work_by_type(weights: Sequence[Weight], types: Mapping[str, QuantType]) -> dict[QuantType, int]:
+def product(weight: Weight, types: Mapping[str, QuantType]) -> Product:
+    """What is computed with a weight; `types` are by its name."""
+    return Product(types[weight.name], weight.use is Use.EXPERTS)
+
+
+def work_by_type(weights: Sequence[Weight], types: Mapping[str, QuantType]) -> dict[Product, int]:
     """Bytes that one token's computation goes over, by type."""
-    work: dict[QuantType, int] = {}
+    work: dict[Product, int] = {}
     for weight in weights:
         if weight.use not in ON_DEMAND:
-            kind = types[weight.name]
+            kind = product(weight, types)
             work[kind] = work.get(kind, 0) + weight.token_bytes
     return work
 
 
-def type_rates(work: Mapping[QuantType, int], cores: int, kernels: Kernels) -> dict[str, TypeRates]:
-    """Rates by name of the types with the most work, remembered for a month or measured."""
+def type_rates(work: Mapping[Product, int], cores: int, kernels: Kernels) -> dict[str, TypeRates]:
+    """Rates by name of the products with the most work, remembered for a month or measured."""
     memory = Remembered()
     largest = sorted(work, key=lambda kind: -work[kind])[:_TYPES]
     rates = {}
@@ -46,9 +52,7 @@ def type_rates(work: Mapping[QuantType, int], cores: int, kernels: Kernels) -> d
     return rates
 
 
-def packing_rate(
-    work: Mapping[QuantType, int], rates: Mapping[str, TypeRates], cores: int
-) -> float:
+def packing_rate(work: Mapping[Product, int], rates: Mapping[str, TypeRates], cores: int) -> float:
     """Bytes/s of a model's weights at which all processors together pack; 0: nothing is packed."""
     packed = sum(
         nbytes / rates[kind.name].packing
@@ -67,5 +71,5 @@ def _recall(entry: Mapping[str, object]) -> TypeRates | None:
 
 
 def _key(name: str, cores: int, kernels: Kernels) -> str:
-    """Of a type, in what is remembered."""
-    return f"{name} {kernels.value} {cores} cores"
+    """Of a product, in what is remembered."""
+    return f"{name} {kernels.value} {cores} cores of {processor_name()}"

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.estimate import estimate_weights
-from flexinfer.gguf.types import QuantType
+from flexinfer.machine.machine import Machine
+from flexinfer.machine.processor import processor_name
 from flexinfer.planning.kernels import Kernels
 from flexinfer.rates.by_type import type_rates, work_by_type
 from flexinfer.rates.cache_file import Remembered
-from flexinfer.rates.type_rates import TypeRates
+from flexinfer.rates.type_rates import Product, TypeRates
 
 # What the two are compared by: tokens of a prompt and of an answer.
 PROMPT, ANSWER = 512, 128
@@ -24,18 +25,19 @@ _TIE = 0.05
 _SMALLEST = 64 << 20
 
 
-def kernels_for(catalogue: Catalogue, cores: int, repack: bool | None) -> Kernels:
-    """The set that was asked for with `repack`, else the faster one.
+def kernels_for(catalogue: Catalogue, machine: Machine, repack: bool | None) -> Kernels:
+    """The set that was asked for with `repack`, else the faster one on all cores of the machine.
 
-    Measured once, within half a second, and remembered for a model's files and a number of
-    processors, so that it does not change from one day to the next.
+    Measured once, within half a second, and remembered for a model's files and the processor, so
+    that it does not change from one day to the next, nor with how many threads somebody asks for.
     """
     if repack is not None:
         return Kernels.PACKED if repack else Kernels.PLAIN
+    cores = machine.cores
     work = work_by_type(estimate_weights(catalogue, cores), catalogue.types)
     if sum(work.values()) < _SMALLEST:
         return Kernels.PLAIN
-    memory, key = Remembered(), f"kernels of {catalogue.form} {cores} cores"
+    memory, key = Remembered(), _key(catalogue, cores)
     known = (memory.get(key) or {}).get("kernels")
     try:
         chosen = Kernels(known)
@@ -48,7 +50,7 @@ def kernels_for(catalogue: Catalogue, cores: int, repack: bool | None) -> Kernel
 
 
 def faster(
-    work: Mapping[QuantType, int],
+    work: Mapping[Product, int],
     plain: Mapping[str, TypeRates],
     packed: Mapping[str, TypeRates],
 ) -> Kernels:
@@ -56,13 +58,20 @@ def faster(
 
     Args:
         work: bytes of weights that one token uses, by type.
-        plain, packed: rates by name of the type; those that are not there count in neither.
+        plain, packed: rates by name of the product; those that are not there count in neither.
     """
+    # What is not packed is computed in the same way: only chance tells the two probes apart.
+    packed = {name: found if found.packing else plain[name] for name, found in packed.items()}
     gain = _seconds(work, plain) / _seconds(work, packed)
     return Kernels.PACKED if gain > 1.0 + _TIE else Kernels.PLAIN
 
 
-def _seconds(work: Mapping[QuantType, int], rates: Mapping[str, TypeRates]) -> float:
+def _key(catalogue: Catalogue, cores: int) -> str:
+    """Of a model on this processor, in what is remembered."""
+    return f"kernels of {catalogue.form} {cores} cores of {processor_name()}"
+
+
+def _seconds(work: Mapping[Product, int], rates: Mapping[str, TypeRates]) -> float:
     return sum(
         PROMPT * nbytes / rates[kind.name].rows + ANSWER * nbytes / rates[kind.name].row
         for kind, nbytes in work.items()

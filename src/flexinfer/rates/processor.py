@@ -1,22 +1,24 @@
-"""How fast this processor multiplies and packs: one `MUL_MAT` per quantisation type, from memory.
+"""How fast this processor multiplies and packs: one product per quantisation type, from memory.
 
 The weight for one row is larger than a processor's caches, so the rate is that of decoding; that
-for many rows is bound by computing, as a prompt is.
+for many rows is bound by computing, as a prompt is. Experts are timed by `MUL_MAT_ID`, whose packed
+kernels take one row at a time where those of `MUL_MAT` take several.
 """
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterable
 
 from flexinfer.gguf.types import QuantType
-from flexinfer.memory.pages import Arena
+from flexinfer.memory.pages import Arena, round_up
 from flexinfer.native.device.backends import InnerBackend
 from flexinfer.native.library import Library, library
 from flexinfer.native.mirror import CGraph, InitParams, Tensor
 from flexinfer.native.packing import Packer, Packing, packer
 from flexinfer.planning.kernels import Kernels
-from flexinfer.rates.type_rates import TypeRates
+from flexinfer.rates.type_rates import Product, TypeRates
 from flexinfer.sizes import ALIGNMENT
 
 # Larger than the last cache of the processors that this was tried on.
@@ -30,19 +32,25 @@ _DESCRIPTIONS = 1 << 20
 # Columns of the weight, a whole number of blocks of every type; rows come in so many at a time.
 _COLUMNS = 4096
 _ROWS_STEP = 64
+# Of experts a token goes over some; of a prompt's tokens half as many rows go to each of a few.
+_USED = 8
+_EXPERTS, _USED_OF_FEW = 4, 2
+_F32, _I32 = 0, 26
 # The fastest counts: others were disturbed.
 _REPEATS = 4
 
 
 def measure_types(
-    types: Iterable[QuantType], threads: int, kernels: Kernels, weight_bytes: int = WEIGHT_BYTES
+    products: Iterable[Product], threads: int, kernels: Kernels, weight_bytes: int = WEIGHT_BYTES
 ) -> dict[str, TypeRates]:
-    """Rates by name of the type.
+    """Rates by name of the product.
 
-    Takes about 40 ms a type and `weight_bytes` of memory, which is given back.
+    Takes about 40 ms each and `weight_bytes` of memory, which is given back.
     """
     native = library()
     packs = packer() if kernels is Kernels.PACKED else None
+    if packs is not None:
+        packs.listen()
     backend = InnerBackend(native)
     backend.set_threads(threads)
     arena = Arena(weight_bytes + _SCRATCH)
@@ -51,7 +59,7 @@ def measure_types(
         # Touched once, so that each page is a page of its own.
         arena.view(0, arena.nbytes)[::ALIGNMENT] = bytes(-(-arena.nbytes // ALIGNMENT))
         probe = _Probe(native, backend, arena, packs)
-        return {kind.name: probe.rates(kind, weight_bytes) for kind in types}
+        return {product.name: probe.rates(product, weight_bytes) for product in products}
     finally:
         arena.close()
         backend.free()
@@ -68,30 +76,52 @@ class _Probe:
         self._arena = arena
         self._packs = packs
 
-    def rates(self, kind: QuantType, weight_bytes: int) -> TypeRates:
-        row = self._product(kind, weight_bytes, 1)
-        many = self._product(kind, min(_MANY_BYTES, weight_bytes), _MANY_ROWS)
-        return TypeRates(row, many, self._packing(kind, min(_MANY_BYTES, weight_bytes)))
+    def rates(self, product: Product, weight_bytes: int) -> TypeRates:
+        many_bytes = min(_MANY_BYTES, weight_bytes)
+        if product.routed:
+            row = self._time(product, weight_bytes, _USED, 1, _USED)
+            many = self._time(product, many_bytes, _EXPERTS, _MANY_ROWS, _USED_OF_FEW)
+        else:
+            row = self._time(product, weight_bytes, 1, 1, 1)
+            many = self._time(product, many_bytes, 1, _MANY_ROWS, 1)
+        return TypeRates(row, many, self._packing(product.kind, many_bytes))
 
-    def _product(self, kind: QuantType, weight_bytes: int, rows: int) -> float:
-        """Bytes of weights times rows a second."""
+    def _time(
+        self, product: Product, weight_bytes: int, matrices: int, rows: int, used: int
+    ) -> float:
+        """Bytes of weights times rows a second, where each row goes over `used` of `matrices`."""
         native = self._native
         context = native.ggml_init(InitParams(_DESCRIPTIONS, None, True))
         try:
-            weight, nbytes = self._weight(context, kind, weight_bytes)
-            vectors = native.ggml_new_tensor_4d(context, 0, _COLUMNS, rows, 1, 1)
-            product = native.ggml_mul_mat(context, weight, vectors)
+            weight, nbytes = self._weight(context, product.kind, weight_bytes, matrices)
+            place = self._arena.address + self._arena.nbytes - _SCRATCH
+            vectors = native.ggml_new_tensor_4d(context, _F32, _COLUMNS, 1, rows, 1)
+            if product.routed:
+                ids = native.ggml_new_tensor_4d(context, _I32, used, rows, 1, 1)
+                chosen = [at % matrices for at in range(used * rows)]
+                place = self._fill(ids, place, chosen)
+                result = native.ggml_mul_mat_id(context, weight, vectors, ids)
+            else:
+                vectors = native.ggml_new_tensor_4d(context, _F32, _COLUMNS, rows, 1, 1)
+                result = native.ggml_mul_mat(context, weight, vectors)
             graph = native.ggml_new_graph_custom(context, 8, False)
-            native.ggml_build_forward_expand(graph, product)
+            native.ggml_build_forward_expand(graph, result)
             self._mark(weight)
-            scratch = self._arena.address + self._arena.nbytes - _SCRATCH
             Tensor.from_address(weight).data = self._arena.address
-            Tensor.from_address(vectors).data = scratch
-            Tensor.from_address(product).data = scratch + 4 * _COLUMNS * rows
+            Tensor.from_address(vectors).data = place
+            Tensor.from_address(result).data = place + 4 * _COLUMNS * rows
             nodes = CGraph.from_address(graph)
-            return nbytes * rows / _best_time(lambda: self._backend.compute(nodes))
+            done = nbytes // matrices * used * rows
+            return done / _best_time(lambda: self._backend.compute(nodes))
         finally:
             native.ggml_free(context)
+
+    def _fill(self, tensor: int, place: int, numbers: list[int]) -> int:
+        """Put the tensor with these numbers at an address; returns where there is room after it."""
+        Tensor.from_address(tensor).data = place
+        content = struct.pack(f"{len(numbers)}i", *numbers)
+        self._arena.view(place - self._arena.address, len(content))[:] = content
+        return place + round_up(len(content), ALIGNMENT)
 
     def _packing(self, kind: QuantType, weight_bytes: int) -> float:
         """Bytes a second that one processor packs."""
@@ -105,12 +135,14 @@ class _Probe:
         finally:
             self._native.ggml_free(context)
 
-    def _weight(self, context: int, kind: QuantType, weight_bytes: int) -> tuple[int, int]:
+    def _weight(
+        self, context: int, kind: QuantType, weight_bytes: int, matrices: int = 1
+    ) -> tuple[int, int]:
         """A tensor without data, and its bytes."""
         row_bytes = _COLUMNS // kind.block * kind.nbytes
-        rows = weight_bytes // row_bytes // _ROWS_STEP * _ROWS_STEP
-        tensor = self._native.ggml_new_tensor_4d(context, kind.id, _COLUMNS, rows, 1, 1)
-        return tensor, rows * row_bytes
+        rows = max(weight_bytes // matrices // row_bytes // _ROWS_STEP, 1) * _ROWS_STEP
+        tensor = self._native.ggml_new_tensor_4d(context, kind.id, _COLUMNS, rows, matrices, 1)
+        return tensor, matrices * rows * row_bytes
 
     def _packing_of(self, weight: int) -> Packing | None:
         return self._packs.packing(weight) if self._packs is not None else None

@@ -12,7 +12,7 @@ from flexinfer.gguf.types import QuantType
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.plan import Rates
 from flexinfer.planning.weights import ON_DEMAND, Weight
-from flexinfer.rates.by_type import packing_rate, type_rates, work_by_type
+from flexinfer.rates.by_type import packing_rate, product, type_rates, work_by_type
 from flexinfer.rates.cache_file import Remembered
 from flexinfer.rates.drive import ASSUMED_RATE, DriveRate, drive_rate, remember_drive
 from flexinfer.rates.passes import Observed
@@ -83,7 +83,7 @@ def time_each(
 
     Args:
         types: by name of the weight.
-        rates: bytes/s by name of the type; others go at the average of those.
+        rates: bytes/s by name of the product; others go at the average of those.
     """
     work = work_by_type(weights, types)
     known = {kind: nbytes for kind, nbytes in work.items() if kind.name in rates}
@@ -92,7 +92,7 @@ def time_each(
     def seconds(weight: Weight) -> float:
         if weight.use in ON_DEMAND:
             return 0.0
-        rate = rates.get(types[weight.name].name)
+        rate = rates.get(product(weight, types).name)
         return weight.token_bytes / rate if rate else weight.token_bytes * pace
 
     return [replace(weight, compute_s=seconds(weight)) for weight in weights]

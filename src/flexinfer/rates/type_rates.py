@@ -1,13 +1,27 @@
-"""The rates of one quantisation with one set of kernels."""
+"""What is timed, a type in one kind of product, and the rates of it with one set of kernels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flexinfer.gguf.types import QuantType
+
+
+@dataclass(frozen=True)
+class Product:
+    """Weights of one type; of `routed` ones each token picks matrices, by other kernels."""
+
+    kind: QuantType
+    routed: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind.name} by expert" if self.routed else self.kind.name
+
 
 @dataclass(frozen=True)
 class TypeRates:
-    """Rates of one type and one set of kernels, in bytes of weights a second.
+    """Rates of one product and one set of kernels, in bytes of weights a second.
 
     Attributes:
         row: of a pass over one row, from memory.

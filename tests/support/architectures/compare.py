@@ -20,6 +20,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import _internals
 
+from flexinfer.bench.plain import open_plain
 from support.plainly import require_plain
 
 PROMPT = 40
@@ -56,25 +57,11 @@ class Setting:
 SETTINGS = tuple(Setting(*pair) for pair in itertools.product((False, True), (1, 2)))
 
 
-def open_plain(path: str, **options: Any) -> llama_cpp.Llama:
-    """Plain llama.cpp with the kernels that a device computes with: no weights repacked."""
-    original = llama_cpp.llama_model_load_from_file
-
-    def load(path: bytes, params: Any) -> Any:
-        params.use_extra_bufts = False
-        return original(path, params)
-
-    llama_cpp.llama_model_load_from_file = load
-    try:
-        return llama_cpp.Llama(path, **options)
-    finally:
-        llama_cpp.llama_model_load_from_file = original
-
-
 def open_streamed(path: str, **options: Any) -> llama_cpp.Llama:
     """The model with the least memory for weights that it can run with."""
     from flexinfer import Llama
 
+    options["verbose"] = False
     with Llama(path, weight_memory="64GiB", **options) as whole:
         plan = whole.plan
     return Llama(path, weight_memory=smallest(plan), **options)
@@ -118,7 +105,7 @@ def outputs(llm: llama_cpp.Llama, embedding: bool, one_ubatch: bool) -> Iterator
         batch.set_batch([int(np.nanargmax(rows[-1]))], position, True)
 
 
-def digest(path: str, streamed: bool, setting: Setting) -> dict[str, Any]:
+def digest(path: str, streamed: bool, setting: Setting, repack: bool) -> dict[str, Any]:
     """One line of the result.
 
     Attributes of it: the digest, whether all outputs are finite, how many bytes of logits, and
@@ -137,7 +124,7 @@ def digest(path: str, streamed: bool, setting: Setting) -> dict[str, Any]:
         flash_attn=setting.flash,
         embedding=embedding,
         pooling_type=0 if embedding else -1,
-        verbose=False,
+        repack=repack,
     )
     found = b"".join(outputs(llm, embedding, one_ubatch))
     line = {
@@ -179,6 +166,7 @@ def main() -> None:
     parser.add_argument("mode", choices=("plain", "streamed"))
     parser.add_argument("models", nargs="+")
     parser.add_argument("--quick", action="store_true", help="with flash attention, 2 threads")
+    parser.add_argument("--repack", action="store_true", help="packed weights; plain: stock")
     parser.add_argument("--mistake", choices=("absent", "shifted"))
     arguments = parser.parse_args()
     if arguments.mistake:
@@ -186,7 +174,7 @@ def main() -> None:
     settings = SETTINGS[-1:] if arguments.quick else SETTINGS
     for path, setting in itertools.product(arguments.models, settings):
         try:
-            line = digest(path, arguments.mode == "streamed", setting)
+            line = digest(path, arguments.mode == "streamed", setting, arguments.repack)
         except Exception as error:
             line = {"model": path.rsplit("/", 1)[-1], **asdict(setting), "error": str(error)}
         print(json.dumps(line), flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from support.architectures import tiny
+from support.quantised import quantised
 
 COMPARE = Path(tiny.__file__).with_name("compare.py")
 # One of each kind: dense, shared experts, state spaces, mixtures of both, latent attention,
@@ -55,8 +56,11 @@ def compared(mode: str, paths: list[Path], *options: str) -> dict[tuple[str, boo
     return {(line["model"], line["flash"], line["threads"]): line for line in lines}
 
 
-def compare(names: tuple[str, ...], folder: Path, *options: str) -> None:
+def compare(names: tuple[str, ...], folder: Path, *options: str, ftype: str | None = None) -> None:
+    """Compare models, as they are or in another quantisation."""
     paths = [tiny.write(name, folder) for name in names]
+    if ftype is not None:
+        paths = [quantised(path, ftype, folder).replace(path) for path in paths]
     plain, streamed = compared("plain", paths, *options), compared("streamed", paths, *options)
     assert plain.keys() == streamed.keys()
     different = [k for k in plain if plain[k].get("sha256") != streamed[k].get("sha256")]

@@ -35,7 +35,7 @@ def test_only_what_a_token_uses_takes_time() -> None:
     experts = Weight("experts", 64 * MIB, 64, Use.EXPERTS, experts=8, used=2, group=0)
     table = Weight("table", 64 * MIB, 64, Use.ROWS)
     types = dict.fromkeys(("experts", "table"), KINDS["q4_0"])
-    timed = time_each([experts, table], types, {"q4_0": 1e9})
+    timed = time_each([experts, table], types, {"q4_0 by expert": 1e9})
     assert [weight.compute_s for weight in timed] == [16 * MIB / 1e9, 0.0]
 
 
