@@ -24,6 +24,7 @@ from flexinfer.budgeted import Budgeted
 from flexinfer.engine.guard import Guard
 from flexinfer.engine.opening import Opening, Options
 from flexinfer.engine.process_ledger import process_ledger
+from flexinfer.engine.process_one import end_as_process_one
 from flexinfer.errors import EngineError
 from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
@@ -170,6 +171,7 @@ class Llama(Budgeted):
 
     def _begin_turns(self) -> Turns[Aside]:
         begin(self)
+        end_as_process_one()
         self._survive = device().survive
         # Weak: a model that nobody refers to is freed at once.
         me = weakref.proxy(self)

@@ -20,10 +20,11 @@ COMMANDS = {"bench", "chat", "cli"}
 BELOW = {"memory", "planning", "machine", "gguf", "reading", "rates", "seam"} | NATIVE | STORAGE
 
 # Folder, or module of the root, to what it may import besides itself and `FOR_ALL`.
-FOR_ALL = {"errors", "sizes", "whole_file"}
+FOR_ALL = {"errors", "sizes", "text", "whole_file"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "sizes": set(),
+    "text": set(),
     "whole_file": set(),
     "memory": set(),
     "planning": set(),

@@ -6,6 +6,7 @@ usage.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -13,7 +14,10 @@ import sys
 import click
 
 from flexinfer import __version__
+from flexinfer.cli.signals import Ended, end_by_signals
+from flexinfer.cli.streams import OutputLost, flush, open_streams
 from flexinfer.errors import FlexInferError
+from flexinfer.text import one_line
 
 _COMMANDS = {
     "run": "answer one prompt",
@@ -63,20 +67,48 @@ def _color() -> bool | None:
 def main() -> None:
     """Entry point of `flexinfer`."""
     try:
-        _group(standalone_mode=False, color=_color())
+        open_streams()
+        end_by_signals()
+        code = _run()
+        flush()
+    except OutputLost as error:
+        # A reader that left knows; what came after is dropped.
+        code = 1 if error.gone else _fail(str(error))
+    except Ended as error:
+        code = error.code
+    except KeyboardInterrupt:
+        code = 130
+    # The interpreter would write what is left at its end, and complain.
+    with contextlib.suppress(OutputLost):
+        flush()
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Carry out a command; every error is one sentence on standard error."""
+    try:
+        # What `--help` and its like end with is returned.
+        return int(_group(standalone_mode=False, color=_color()) or 0)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output left; what is left in the buffer has nowhere to go.
-        sys.stdout = None
-        sys.exit(1)
+        return _misused(error)
+    except click.Abort:
+        return 130
     except FlexInferError as error:
-        click.echo(f"flexinfer: {error}", err=True)
-        sys.exit(1)
+        return _fail(str(error))
     except MemoryError as error:
-        what = str(error) or "the system has no memory left"
-        click.echo(f"flexinfer: {what}; give a smaller --memory", err=True)
-        sys.exit(1)
+        return _fail(f"{str(error) or 'the system has no memory left'}; give a smaller --memory")
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+        return _fail(f"{where}{(error.strerror or str(error)).lower()}")
+
+
+def _fail(sentence: str) -> int:
+    click.echo(f"flexinfer: {one_line(sentence)}", err=True)
+    return 1
+
+
+def _misused(error: click.ClickException) -> int:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} -h' for help.", err=True)
+    click.echo(f"flexinfer: {one_line(error.format_message())}", err=True)
+    return error.exit_code

@@ -1,6 +1,7 @@
-"""Ctrl-C held back: a handler that raises inside a callback of C would be lost, or lose the call.
+"""Signals held back: a handler that raises inside a callback of C would be lost, or lose the call.
 
-Only the main thread is interrupted; in others nothing is held, nor where nobody handles Ctrl-C.
+Held are Ctrl-C and what asks a process to end. Only the main thread is interrupted; in others
+nothing is held, nor where nobody handles a signal.
 """
 
 from __future__ import annotations
@@ -8,55 +9,65 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 _Handler = Callable[[int, "FrameType | None"], object]
 
+# Who is asked to end hears of that first.
+_HELD = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
 
 class HeldInterrupts:
-    """Whether Ctrl-C was pressed, and who is to hear of it."""
+    """Whether Ctrl-C was pressed or the end asked for, and who is to hear of it."""
 
-    def __init__(self, handler: _Handler | None) -> None:
-        self._handler = handler
-        self._pressed: tuple[int, FrameType | None] | None = None
+    def __init__(self, handlers: Mapping[int, _Handler]) -> None:
+        self._handlers = handlers
+        self._pressed: dict[int, FrameType | None] = {}
 
     def __repr__(self) -> str:
-        return f"<HeldInterrupts, {'pressed' if self.pressed else 'none'}>"
+        names = ", ".join(signal.Signals(number).name for number in self._pressed)
+        return f"<HeldInterrupts, {names or 'none'}>"
 
     @property
     def pressed(self) -> bool:
-        return self._pressed is not None
+        return bool(self._pressed)
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        if self._pressed is None:
-            self._pressed = number, frame
+        self._pressed.setdefault(number, frame)
 
     def deliver(self) -> None:
-        """Let the handler from before hear of the first press, if there was one.
+        """Let the handlers from before hear of the first signal of each kind, if there was one.
 
         Raises:
-            KeyboardInterrupt: that is what Python's own handler does.
+            KeyboardInterrupt: that is what Python's own handler of Ctrl-C does.
         """
-        if self._pressed is not None and self._handler is not None:
-            self._handler(*self._pressed)
+        for number in _HELD:
+            if number in self._pressed:
+                self._handlers[number](number, self._pressed[number])
 
 
 @contextlib.contextmanager
 def hold_interrupts(on_press: Callable[[], object] = lambda: None) -> Iterator[HeldInterrupts]:
-    """While entered, Ctrl-C is noted and calls `on_press`; afterwards it is there to `deliver`."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield HeldInterrupts(None)
+    """While entered, signals are noted and call `on_press`; afterwards they are there to `deliver`.
+
+    One that comes again while it is delivered interrupts like any other.
+    """
+    found = {number: signal.getsignal(number) for number in _HELD}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread() or not handlers:
+        yield HeldInterrupts({})
         return
-    held = HeldInterrupts(handler)
+    held = HeldInterrupts(handlers)
 
     def press(number: int, frame: FrameType | None) -> None:
         held.note(number, frame)
         on_press()
 
-    signal.signal(signal.SIGINT, press)
+    for number in handlers:
+        signal.signal(number, press)
     try:
         yield held
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

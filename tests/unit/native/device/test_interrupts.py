@@ -32,7 +32,7 @@ def test_a_press_waits_until_it_is_delivered() -> None:
         press()
         press()
         assert calls == ["pressed", "pressed"]
-        assert repr(held) == "<HeldInterrupts, pressed>"
+        assert repr(held) == "<HeldInterrupts, SIGINT>"
     with pytest.raises(KeyboardInterrupt):
         held.deliver()
     with pytest.raises(KeyboardInterrupt):

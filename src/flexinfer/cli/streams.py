@@ -1,0 +1,128 @@
+"""Standard streams: full, closed or gone, in any encoding, none of them takes a command along.
+
+A log that nobody can read is dropped. A result that nobody can read ends the command with
+`OutputLost`. Descriptors that were closed are taken by nothing, so that no file gets their numbers.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import io
+import os
+import select
+import sys
+from typing import Any
+
+_LIKE = {
+    **dict(zip("█▓▒░·◂…│─—–", "#%+:.<~|---", strict=True)),
+    **dict(zip("‘’“”", "''\"\"", strict=True)),
+}
+_ERRORS = "flexinfer.shown"
+_BYTE_HALVES = range(0xDC80, 0xDD00)
+
+
+class OutputLost(Exception):
+    """What a command says cannot be written; `gone` says that its reader left, and need not know."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output cannot be written: {(error.strerror or '').lower()}")
+        # EIO is what a terminal that was closed answers.
+        self.gone = error.errno in (errno.EPIPE, errno.EIO)
+
+
+class _Output(io.FileIO):
+    """The descriptor of a result; once it is lost, what comes after is dropped."""
+
+    lost = False
+
+    def write(self, data: Any) -> int:
+        if self.lost:
+            return len(data)
+        try:
+            while (written := super().write(data)) is None:
+                select.select([], [self], [])
+        except OSError as error:
+            self.lost = True
+            raise OutputLost(error) from error
+        return written
+
+
+class _Log(io.FileIO):
+    """The descriptor of a log; what cannot be written is dropped."""
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(data) or len(data)
+        return len(data)
+
+
+def open_streams() -> None:
+    """Put streams in place that bear whatever standard input, output and error are.
+
+    Raises:
+        OutputLost: standard output is closed.
+    """
+    codecs.register_error(_ERRORS, _as_shown)
+    closed = _fill_closed()
+    sys.stdin = _reading()
+    sys.stderr = _writing(_Log(2, "w", closefd=False), sys.stderr)
+    if 1 in closed:
+        raise OutputLost(OSError(errno.EBADF, "it is closed"))
+    sys.stdout = _writing(_Output(1, "w", closefd=False), sys.stdout)
+
+
+def flush() -> None:
+    """Have everything written that is to be.
+
+    Raises:
+        OutputLost: it cannot be.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _fill_closed() -> set[int]:
+    closed = set()
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            closed.add(number)
+            # The lowest number that is free is this one.
+            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+    return closed
+
+
+def _reading() -> io.TextIOWrapper:
+    """Bytes that are no text stay in what is read, so that it can be said where they are."""
+    if sys.stdin is None:
+        return io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
+    assert isinstance(sys.stdin, io.TextIOWrapper)
+    sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
+
+
+def _writing(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
+    encoding = getattr(before, "encoding", None) or "utf-8"
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=encoding,
+        errors=_ERRORS,
+        line_buffering=raw.isatty() or isinstance(raw, _Log),
+    )
+
+
+def _as_shown(error: UnicodeError) -> tuple[str, int]:
+    """What stands for signs that the encoding does not have."""
+    assert isinstance(error, UnicodeEncodeError)
+    signs = error.object[error.start : error.end]
+    return "".join(map(_stand_in, signs)), error.end
+
+
+def _stand_in(sign: str) -> str:
+    if ord(sign) in _BYTE_HALVES:
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return _LIKE.get(sign) or sign.encode("ascii", "backslashreplace").decode()
