@@ -18,15 +18,15 @@ from flexinfer.gguf.estimate import (
 from flexinfer.machine.budget import wished_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.forecast import Forecast
-from flexinfer.planning.plan import MIN_UBATCH, Costs, CostsOf, Plan, Rates, Request
+from flexinfer.planning.plan import LEAST_CONTEXT, MIN_UBATCH, Costs, CostsOf, Plan, Rates, Request
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates
 from flexinfer.sizes import optional_size
 
 _CONTEXT = 512
-# A plan does not cut the context below this one, so as to fit.
-_LEAST_CONTEXT = 512
+# Of an answer, so much is to have room whatever the budget.
+_RUN_ANSWER = 128
 _RUN_STEP = 256
 _RUN_UBATCH = 512
 _CHAT_CONTEXT = 4096
@@ -40,6 +40,7 @@ class Sizes:
     n_ctx: int = _CONTEXT
     n_batch: int = 512
     n_ubatch: int = 512
+    min_ctx: int = LEAST_CONTEXT
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def plan(
     n_ctx: int = _CONTEXT,
     n_batch: int = 512,
     n_ubatch: int = 512,
+    min_ctx: int = LEAST_CONTEXT,
     n_threads: int | None = None,
     type_k: int | None = None,
     type_v: int | None = None,
@@ -109,6 +111,7 @@ def plan(
         model: a GGUF file, the first one when it is split; or its header.
         memory, weight_memory, strategy, window, repack: see `flexinfer.Llama`.
         n_ctx, n_batch, n_ubatch: tokens; a context of 0 is the model's own.
+        min_ctx: a budget that is too small for `n_ctx` cuts the context, to no less than this.
         n_threads: processors; by default all physical cores.
         type_k, type_v: ggml's numbers of the KV cache's types; f16 by default.
 
@@ -119,7 +122,7 @@ def plan(
     """
     catalogue = model if isinstance(model, Catalogue) else read_catalogue(model)
     held = (memory, weight_memory, strategy, window)
-    sizes = Sizes(n_ctx, n_batch, n_ubatch)
+    sizes = Sizes(n_ctx, n_batch, n_ubatch, min_ctx)
     arguments = Arguments(*held, sizes, n_threads, type_k, type_v, flash_attn, logits_all, repack)
     return forecast(catalogue, arguments, Machine.detect()).plan()
 
@@ -149,7 +152,7 @@ def forecast(
         strategy=arguments.strategy,
         weight_memory=optional_size(arguments.weight_memory),
         window=optional_size(arguments.window),
-        min_ctx=min(_LEAST_CONTEXT, ctx),
+        min_ctx=min(arguments.sizes.min_ctx, ctx),
     )
     return Forecast(weights, request, _costs(catalogue, arguments, batch), rates)
 
@@ -186,7 +189,8 @@ def require_fit(catalogue: Catalogue, arguments: Arguments) -> None:
 def run_sizes(prompt: int, tokens: int, ctx: int | None = None, ubatch: int | None = None) -> Sizes:
     """What `run` asks for, by the tokens of its prompt and answer, unless it is told.
 
-    A batch is a power of two that holds the prompt: larger would only cost compute buffers.
+    A batch is a power of two that holds the prompt: larger would only cost compute buffers. The
+    context always holds the prompt and the beginning of an answer.
 
     Raises:
         RequestError: the prompt does not fit the context.
@@ -202,6 +206,7 @@ def run_sizes(prompt: int, tokens: int, ctx: int | None = None, ubatch: int | No
         n_ctx=ctx or -(-(prompt + tokens) // _RUN_STEP) * _RUN_STEP,
         n_batch=max(batch, min(prompt, _RUN_UBATCH)),
         n_ubatch=batch,
+        min_ctx=max(prompt + min(tokens, _RUN_ANSWER), LEAST_CONTEXT),
     )
 
 
@@ -221,6 +226,6 @@ def _chat_context(catalogue: Catalogue, arguments: Arguments) -> int:
     context = min(_CHAT_CONTEXT, trained if isinstance(trained, int) else _CHAT_CONTEXT)
     costs = estimate_costs(catalogue, arguments.kv_types)
     budget = arguments.budget(Machine.detect())
-    while context > _LEAST_CONTEXT and costs(context, _CHAT_UBATCH).kv > budget // 2:
+    while context > LEAST_CONTEXT and costs(context, _CHAT_UBATCH).kv > budget // 2:
         context //= 2
     return context

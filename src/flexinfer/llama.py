@@ -16,6 +16,7 @@ from flexinfer.binding.chat_template import ChatTemplate
 from flexinfer.binding.check_arguments import check_arguments, overridden
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.gate import gated
+from flexinfer.binding.log import listen
 from flexinfer.binding.private import abandon, adopt_vocabulary, begin, templates_by, wrap_computing
 from flexinfer.binding.projector import ACCOUNT, load_projector
 from flexinfer.binding.tokenize import read_vocabulary
@@ -33,6 +34,7 @@ from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.native.device.device import device
+from flexinfer.planning.plan import LEAST_CONTEXT
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
@@ -51,6 +53,8 @@ class Llama(Budgeted):
         weight_memory: a cap on locked weights and window alone; the process is then not limited.
         strategy: which weights stay; see `flexinfer.planning.strategies`.
         window: bytes of the window that streamed weights pass through; planned by default.
+        min_ctx: a budget that is too small for `n_ctx` cuts the context, to no less than this;
+            `n_ctx()` and `plan.ctx` say what came of it.
         repack: pack weights for the kernels of stock llama.cpp, whose bits the answers then have;
             False: those of llama.cpp without repacking; by default what is faster here.
         flash_attn: None lets llama.cpp decide, which takes it where it can.
@@ -76,6 +80,7 @@ class Llama(Budgeted):
         weight_memory: str | int | None = None,
         strategy: str = "flex",
         window: str | int | None = None,
+        min_ctx: int = LEAST_CONTEXT,
         repack: bool | None = None,
         catalogue: Catalogue | None = None,
         on_move: Callable[[Move], None] = lambda move: None,
@@ -83,7 +88,13 @@ class Llama(Budgeted):
     ) -> None:
         self._turns = self._begin_turns()
         ours = {"memory": memory, "weight_memory": weight_memory, "window": window}
-        self._asked = {**ours, "strategy": strategy, "repack": repack, **options}
+        self._asked = {
+            **ours,
+            "strategy": strategy,
+            "min_ctx": min_ctx,
+            "repack": repack,
+            **options,
+        }
         check_arguments(options, signature(Llama.__init__).parameters)
         refuse_placement(options)
         check_strategy(strategy)
@@ -105,6 +116,7 @@ class Llama(Budgeted):
             strategy=strategy,
             weight_memory=optional_size(weight_memory),
             window=optional_size(window),
+            min_ctx=min_ctx,
             memlock=machine.memlock,
             logits_all=bool(options.get("logits_all")),
             kernels=self._kernels,
@@ -115,6 +127,9 @@ class Llama(Budgeted):
             with opening.around(), templates_by(ChatTemplate):
                 super().__init__(os.fspath(model_path), **options)
             self._finish(opening)
+            if options.get("seed") == 0:
+                # The parent takes it for none.
+                self.set_seed(0)
             load_adapter(self, adapter, self._survive)
             self._projector = load_projector(self, self.chat_handler, self._ledger)
             if memory == "auto":
@@ -172,6 +187,7 @@ class Llama(Budgeted):
     def _begin_turns(self) -> Turns[Aside]:
         begin(self)
         end_as_process_one()
+        listen()
         self._survive = device().survive
         # Weak: a model that nobody refers to is freed at once.
         me = weakref.proxy(self)

@@ -98,16 +98,16 @@ def test_a_message_larger_than_the_context_is_refused(llm: Any) -> None:
 def test_a_session_goes_on_where_it_was(
     llm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flexinfer.chat.session import load_session, save_session
+    from flexinfer.chat.session import SessionFile
 
     talk = _talk(llm)
     list(talk.ask("one", limit=8))
     path = tmp_path / "session.json"
-    save_session(llm, path, talk.session)
+    SessionFile(path).save(llm, talk.session)
     expected = "".join(talk.ask("two", limit=8))
     llm.reset()
     llm._ctx.kv_cache_clear()
-    session = load_session(llm, path)
+    session = SessionFile(path).load(llm)
     assert session.cached
     resumed = _talk(llm)
     resumed.resume(session)
@@ -121,25 +121,25 @@ def test_a_session_of_another_model_gives_its_messages_only(
     llm: Any, tmp_path: Path, tiny_model: TinyModel
 ) -> None:
     from flexinfer import Llama
-    from flexinfer.chat.session import Session, load_session, save_session
+    from flexinfer.chat.session import Session, SessionFile
 
     talk = _talk(llm)
     list(talk.ask("one", limit=4))
     path = tmp_path / "session.json"
-    save_session(llm, path, talk.session)
+    SessionFile(path).save(llm, talk.session)
     with Llama(str(tiny_model("tiny-wide")), weight_memory="32MiB", verbose=False) as other:
-        assert load_session(other, path) == Session(talk.messages, [], False)
+        assert SessionFile(path).load(other) == Session(talk.messages, [], False)
     (tmp_path / "session.json.kv").write_bytes(b"not a cache")
-    assert not load_session(llm, path).cached
+    assert not SessionFile(path).load(llm).cached
 
 
 def test_what_is_no_session_is_refused(llm: Any, tmp_path: Path) -> None:
-    from flexinfer.chat.session import load_session
+    from flexinfer.chat.session import SessionFile
 
     path = tmp_path / "notes.txt"
     path.write_text("some notes")
     with pytest.raises(RequestError, match="not a session"):
-        load_session(llm, path)
+        SessionFile(path).load(llm)
 
 
 def test_lines_commands_and_blocks(tiny_model: TinyModel, tmp_path: Path) -> None:

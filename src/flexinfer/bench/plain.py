@@ -72,6 +72,7 @@ def open_plain(path: str, *, repack: bool = False, **options: Any) -> Any:
 
 
 def _answer(request: dict[str, Any]) -> list[int]:
+    import llama_cpp
     import llama_cpp.llama_cpp as binding
 
     from flexinfer.binding.check_batches import answer_start
@@ -79,6 +80,8 @@ def _answer(request: dict[str, Any]) -> list[int]:
     from flexinfer.chat.answering import Answer
 
     llm = open_plain(request["path"], **request["options"])
+    # The constructor takes a seed of 0 for none.
+    llm.set_seed(request["options"].get("seed", llama_cpp.LLAMA_DEFAULT_SEED))
     prompt = request["prompt"]
     if binding.llama_model_has_encoder(llm.model):
         encode(llm, prompt)

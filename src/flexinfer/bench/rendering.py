@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from flexinfer.bench.report import Section, Table, sections
+from flexinfer.text import one_line
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em }
@@ -35,7 +36,7 @@ def page(document: dict[str, Any]) -> str:
 
 
 def _markdown(section: Section) -> str:
-    parts = [f"{'#' * section.level} {section.title}", *section.text]
+    parts = [f"{'#' * section.level} {one_line(section.title)}", *section.text]
     if section.table is not None and section.table.rows:
         lines = [section.table.header, ["---"] * len(section.table.header), *section.table.rows]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))

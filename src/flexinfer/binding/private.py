@@ -5,6 +5,7 @@ Its version is pinned; where it changes, this is the module to read beside it.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import llama_cpp
 import llama_cpp._internals as internals
 import llama_cpp.llama_chat_format as llama_chat_format
-from llama_cpp._logger import set_verbose
+from llama_cpp._logger import logger, set_verbose
 
 Compute = Callable[[Any], None]
 
@@ -25,9 +26,19 @@ def ends_answer(llm: llama_cpp.Llama, token: int) -> bool:
     return bool(llama_cpp.llama_vocab_is_eog(llm._model.vocab, token))
 
 
+def wants_log() -> bool:
+    """Whether somebody asked for messages: `verbose` has the binding log from DEBUG or ERROR on."""
+    return bool(logger.level < logging.ERROR)
+
+
 def token_text(llm: llama_cpp.Llama, token: int) -> str:
     """A token as the vocabulary writes it, special ones too; "" for -1, which is none."""
-    return str(llm._model.token_get_text(token)) if token != -1 else ""
+    return special_text(llm._model, token)
+
+
+def special_text(model: internals.LlamaModel, token: int) -> str:
+    """As `token_text`, of a vocabulary alone."""
+    return str(model.token_get_text(token)) if token != -1 else ""
 
 
 def clear(llm: llama_cpp.Llama) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from flexinfer.binding.private import load_vocabulary
+from flexinfer.binding.log import listen
+from flexinfer.binding.private import load_vocabulary, special_text
 from flexinfer.binding.sampling import Survive
 from flexinfer.errors import ModelFileError
 from flexinfer.memory.heap import trim_heap
@@ -17,6 +19,8 @@ def read_vocabulary(path: str, *, verbose: bool, survive: Survive[Any]) -> Any:
         ModelFileError: llama.cpp does not read it.
     """
 
+    listen()
+
     def refused(why: str) -> ModelFileError:
         return ModelFileError(f"{path}: llama.cpp does not read this model's vocabulary, {why}")
 
@@ -28,11 +32,19 @@ def read_vocabulary(path: str, *, verbose: bool, survive: Survive[Any]) -> Any:
         raise refused("run with -v to see why") from error
 
 
-def tokenize(path: str, text: str, *, verbose: bool, survive: Survive[Any]) -> list[int]:
-    """Token ids of `text`, with the beginning-of-text token where the model wants one.
+# Makes the text of a prompt from the tokens that begin and end a text, as the vocabulary writes
+# them; and says whether the first is still to be added.
+Write = Callable[[str, str], tuple[str, bool]]
+
+
+def tokenize(path: str, write: Write, *, verbose: bool, survive: Survive[Any]) -> list[int]:
+    """Token ids of the text that `write` makes.
+
+    The beginning-of-text token is before them where the model wants one and `write` lacks it.
 
     Raises:
         ModelFileError: llama.cpp does not read the vocabulary, or there is none.
+        RequestError: the chat template that `write` asks refuses the messages.
     """
     model = read_vocabulary(path, verbose=verbose, survive=survive)
     try:
@@ -41,8 +53,11 @@ def tokenize(path: str, text: str, *, verbose: bool, survive: Survive[Any]) -> l
                 f"{path}: the model has no vocabulary (tokenizer.ggml.model is no_vocab), so it "
                 "cannot read a text; convert it again, with its tokenizer"
             )
+        text, start = write(
+            special_text(model, model.token_bos()), special_text(model, model.token_eos())
+        )
         found = survive(
-            lambda: model.tokenize(text.encode(), True, True),
+            lambda: model.tokenize(text.encode(), start, True),
             lambda why: ModelFileError(
                 f"{path}: llama.cpp cannot make tokens of this text, {why}; convert the model again"
             ),

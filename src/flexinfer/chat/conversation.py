@@ -7,13 +7,13 @@ only the text that a turn adds is made into tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flexinfer.binding.chat_template import ChatTemplate
 from flexinfer.binding.private import token_text
 from flexinfer.chat.answering import Answer
 from flexinfer.chat.session import Session
+from flexinfer.chat.writing import Message, Writing
 from flexinfer.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # Left for an answer before old turns have to go.
 _ROOM = 128
-Message = dict[str, str]
 
 
 class Conversation:
@@ -38,7 +37,8 @@ class Conversation:
         self.dropped = 0
         self._llm = llm
         self._sampling = sampling
-        self._render = _template(llm)
+        bos, eos = token_text(llm, llm.token_bos()), token_text(llm, llm.token_eos())
+        self._writing = Writing(llm.metadata, bos, eos)
         self._text = ""
         self._ids: list[int] = []
         if system:
@@ -47,7 +47,7 @@ class Conversation:
     @property
     def has_template(self) -> bool:
         """Whether the model brings a chat template; without one, turns are lines of plain text."""
-        return self._render is not _plain
+        return self._writing.has_template
 
     @property
     def session(self) -> Session:
@@ -61,36 +61,45 @@ class Conversation:
         self._text = ""
         if self._ids and len(self.messages) > 1:
             answer = self.messages[-1]["content"]
-            self._text = self._render(self.messages[:-1], True) + answer
+            self._text = self._writing.write(self.messages[:-1]) + answer
 
     def clear(self) -> None:
         """Forget all turns but the system message."""
         self.messages = [m for m in self.messages[:1] if m["role"] == "system"]
         self._text, self._ids = "", []
 
-    def ask(self, content: str, stops: Sequence[str] = (), limit: int = -1) -> Iterator[str]:
+    def ask(
+        self, content: str, stops: Sequence[str] = (), limit: int = -1
+    ) -> Generator[str, None, None]:
         """Text of the answer as it comes.
 
         Closing the iterator, or an exception such as Ctrl-C in it, ends the answer; what came of
-        it stays part of the conversation.
+        it stays part of the conversation, and where nothing came, the message does not either.
 
         Raises:
             RequestError: the message does not fit the context.
         """
-        self.messages.append({"role": "user", "content": content})
+        before = list(self.messages), list(self._ids), self._text, self.dropped
+        answer: Answer | None = None
         try:
+            self.messages.append({"role": "user", "content": content})
             prompt = self._prompt()
             self._llm.check_prompt(prompt)
-        except BaseException:
-            self.messages.pop()
-            raise
-        answer = Answer(self._llm, prompt, limit, stops, **self._sampling)
-        try:
+            answer = Answer(self._llm, prompt, limit, stops, **self._sampling)
             yield from filter(None, answer)
-        finally:
-            self.messages.append({"role": "assistant", "content": answer.text})
-            self._ids = prompt + answer.tokens
-            self._text += answer.text
+        except BaseException:
+            if answer is not None and answer.tokens:
+                self._add(answer)
+            else:
+                # Asked again, it is the same question.
+                self.messages, self._ids, self._text, self.dropped = before
+            raise
+        self._add(answer)
+
+    def _add(self, answer: Answer) -> None:
+        self.messages.append({"role": "assistant", "content": answer.text})
+        self._ids = answer.prompt + answer.tokens
+        self._text += answer.text
 
     def _prompt(self) -> list[int]:
         """Tokens of all messages; the oldest turns are dropped when they do not fit."""
@@ -107,7 +116,7 @@ class Conversation:
         return ids
 
     def _encode(self) -> list[int]:
-        text = self._render(self.messages, True)
+        text = self._writing.write(self.messages)
         whole = self._tokenize(text, start=True)
         added = text[len(self._text) :]
         kept = bool(self._ids) and text.startswith(self._text)
@@ -117,9 +126,8 @@ class Conversation:
         return whole
 
     def _tokenize(self, text: str, *, start: bool) -> list[int]:
-        bos = self._llm.token_bos()
-        written = bos >= 0 and text.startswith(token_text(self._llm, bos) or "\0")
-        ids = self._llm.tokenize(text.encode(), add_bos=start and not written, special=True)
+        add_bos = start and not self._writing.has_bos(text)
+        ids = self._llm.tokenize(text.encode(), add_bos=add_bos, special=True)
         return [int(token) for token in ids]
 
     def _drop_turn(self) -> bool:
@@ -129,17 +137,3 @@ class Conversation:
         del self.messages[first : first + 2]
         self.dropped += 1
         return True
-
-
-def _plain(messages: Sequence[Message], answer: bool) -> str:
-    return "".join(message["content"] + "\n" for message in messages)
-
-
-def _template(llm: Llama) -> Callable[[Sequence[Message], bool], str]:
-    source = llm.metadata.get("tokenizer.chat_template")
-    if not source:
-        return _plain
-    eos, bos = token_text(llm, llm.token_eos()), token_text(llm, llm.token_bos())
-
-    template = ChatTemplate(source, eos, bos)
-    return lambda messages, answer: template.render(list(messages), answer=answer)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexinfer.errors import RequestError
+from flexinfer.errors import BudgetError, RequestError
 from flexinfer.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -26,62 +29,128 @@ class Session:
     cached: bool = False
 
 
-def save_session(llm: Llama, path: Path, session: Session) -> None:
-    """Write a session to `path` and the cache beside it; both appear only once complete.
+class SessionFile:
+    """Where a conversation is kept.
 
-    Raises:
-        RequestError: the files cannot be written.
+    Args:
+        path: of the messages; a link stays one.
     """
-    ids = [int(token) for token in llm.input_ids[: llm.n_tokens]]
-    document = {
-        "version": _VERSION,
-        "model": _fingerprint(llm),
-        "messages": session.messages,
-        "tokens": session.tokens,
-        "cached": ids,
-    }
-    try:
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(os.path.realpath(path))
+        # Tokens of the cache that is in the file beside it.
+        self._cached: list[int] = []
+
+    def __repr__(self) -> str:
+        return f"<SessionFile {self.path}, {len(self._cached)} tokens cached>"
+
+    def check(self) -> None:
+        """Raise `RequestError` where a session could not be written later."""
+        try:
+            if self.path.exists() and not stat.S_ISREG(self.path.stat().st_mode):
+                raise RequestError(
+                    f"{self.path} is no file that could hold a session; give another"
+                )
+            # As `whole_file` will, beside the file.
+            probe = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.part")
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            probe.unlink()
+        except (OSError, ValueError) as error:
+            if isinstance(error, RequestError):
+                raise
+            raise self._unwritten(error) from error
+
+    def note(self, llm: Llama, session: Session) -> None:
+        """Write the messages, on the drive for good; the cache stays what it was.
+
+        Raises:
+            RequestError: the file cannot be written.
+        """
+        document = {
+            "version": _VERSION,
+            "model": _fingerprint(llm),
+            "messages": session.messages,
+            "tokens": session.tokens,
+            "cached": self._cached,
+        }
+        try:
+            with whole_file(self.path, durable=True) as partial:
+                partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def save(self, llm: Llama, session: Session) -> None:
+        """Write messages and cache; each file appears only once it is complete.
+
+        Raises:
+            RequestError: a file cannot be written; the messages are, if they can be.
+        """
+        ids = [int(token) for token in llm.input_ids[: llm.n_tokens]]
+        trouble: Exception | None = None
         if ids:
-            llm.save_state_file(_cache_path(path))
-        # The cache can be computed again, the messages can not.
-        with whole_file(path, durable=True) as partial:
-            partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise RequestError(f"the session cannot be written to {path}: {error.strerror}") from error
+            try:
+                llm.save_state_file(self._cache_path)
+                self._cached = ids
+            # It can be computed again, the messages can not.
+            except (OSError, RequestError, BudgetError) as error:
+                trouble = error
+        self.note(llm, session)
+        if trouble is not None:
+            raise RequestError(
+                f"{self.path} has the messages, but their cache is not kept: {trouble}"
+            ) from trouble
+
+    def load(self, llm: Llama) -> Session:
+        """The session in the file, its cache taken over into the context of `llm`.
+
+        The cache is left out when it is another model's, larger than the context, or gone: the
+        messages are then computed again.
+
+        Raises:
+            RequestError: the file is no session.
+        """
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            messages = [_message(one) for one in document["messages"]]
+            tokens = [int(token) for token in document["tokens"]]
+            ids = [int(token) for token in document["cached"]]
+            usable = document["version"] == _VERSION and document["model"] == _fingerprint(llm)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RequestError(
+                f"{self.path} is not a session of flexinfer; give another file"
+            ) from error
+        known = llm.n_vocab()
+        usable = usable and all(0 <= token < known for token in tokens)
+        if usable and 0 < len(ids) <= llm.n_ctx() and self._take_over(llm, ids):
+            self._cached = ids
+        return Session(messages, tokens if usable else [], bool(self._cached))
+
+    def _take_over(self, llm: Llama, ids: list[int]) -> bool:
+        with contextlib.suppress(RequestError):
+            llm.load_state_file(self._cache_path)
+            if [int(token) for token in llm.input_ids[: llm.n_tokens]] == ids:
+                return True
+            llm.reset()
+        return False
+
+    @property
+    def _cache_path(self) -> Path:
+        return self.path.with_name(self.path.name + ".kv")
+
+    def _unwritten(self, error: Exception) -> RequestError:
+        why = getattr(error, "strerror", None) or str(error)
+        return RequestError(
+            f"the session cannot be written to {self.path}: {why.lower()}; give another file"
+        )
 
 
-def load_session(llm: Llama, path: Path) -> Session:
-    """The session in a file, its cache taken over into the context of `llm`.
-
-    The cache is left out when it is another model's, larger than the context, or gone: the
-    messages are then computed again.
-
-    Raises:
-        RequestError: the file is no session.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        messages = [{"role": m["role"], "content": m["content"]} for m in document["messages"]]
-        tokens = [int(token) for token in document["tokens"]]
-        ids = [int(token) for token in document["cached"]]
-        usable = document["version"] == _VERSION and document["model"] == _fingerprint(llm)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path} is not a session of flexinfer; give another file") from error
-    cached = usable and 0 < len(ids) <= llm.n_ctx() and _take_over(llm, ids, path)
-    return Session(messages, tokens if usable else [], cached)
-
-
-def _take_over(llm: Llama, ids: list[int], path: Path) -> bool:
-    with contextlib.suppress(RequestError):
-        llm.load_state_file(_cache_path(path))
-        if [int(token) for token in llm.input_ids[: llm.n_tokens]] == ids:
-            return True
-        llm.reset()
-    return False
-
-
-def _cache_path(path: Path) -> Path:
-    return path.with_name(path.name + ".kv")
+def _message(found: Any) -> dict[str, str]:
+    role, content = found["role"], found["content"]
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise TypeError("a message is a role and a text")
+    # Half a character, which JSON can write, is a ValueError here.
+    (role + content).encode()
+    return {"role": role, "content": content}
 
 
 def _fingerprint(llm: Llama) -> dict[str, Any]:

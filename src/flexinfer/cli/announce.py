@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
+from flexinfer.cli.streams import log
 from flexinfer.sizes import format_size
+from flexinfer.text import one_line
 
 if TYPE_CHECKING:
     from flexinfer.llama import Llama
 
 
-def announce(llm: Llama, memory: int | str | None, verbose: bool) -> None:
+def announce(llm: Llama, memory: int | str | None, seed: int, verbose: bool) -> None:
     """Say how `llm` runs, on standard error; `memory` is the budget that was asked for."""
     from flexinfer.machine.machine import Machine
 
     budget = llm.plan.request.budget
     if llm.plan.request.weight_memory is not None:
-        click.echo("--weight-memory: the memory of the process is not limited", err=True)
+        log("--weight-memory: the memory of the process is not limited")
     elif isinstance(memory, int) and budget < memory:
-        click.echo(f"only {format_size(budget)} of memory are available: using that", err=True)
+        log(f"only {format_size(budget)} of memory are available: using that")
     if not llm.pinned and Machine.detect().swaps:
-        click.echo(
+        log(
             "locked weights may be swapped out, since the limit on locked memory is too small: "
             "see flexinfer doctor",
-            err=True,
         )
-    click.echo(f"{llm.plan.mode}; {llm.plan.computed}", err=True)
+    if llm.plan.ctx < llm.plan.request.ctx:
+        log(
+            f"the budget has no room for a context of {llm.plan.request.ctx} tokens: it is "
+            f"{llm.plan.ctx}, give more --memory for more",
+        )
+    log(f"{llm.plan.mode}; {llm.plan.computed}")
     if verbose:
+        log(f"  seed {seed}")
         for reason in llm.plan.reasons:
-            click.echo(f"  {reason}", err=True)
+            log(f"  {one_line(reason)}")

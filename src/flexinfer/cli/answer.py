@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from flexinfer.cli.streams import say
 from flexinfer.machine.machine import process_memory
 from flexinfer.sizes import format_size
+from flexinfer.text import shown
 
 if TYPE_CHECKING:
     from flexinfer.chat.answering import Answer
+    from flexinfer.chat.seeing import SeenAnswer
     from flexinfer.engine.pass_stats import PassStats
     from flexinfer.llama import Llama
     from flexinfer.storage.experts.experts import Experts
@@ -25,12 +26,14 @@ class Report:
     """An answer with the times at which its tokens came.
 
     Args:
+        seed: that its tokens were drawn with.
         loud: whether the text is shown as it comes.
     """
 
-    def __init__(self, llm: Llama, answer: Answer, *, loud: bool) -> None:
+    def __init__(self, llm: Llama, answer: Answer | SeenAnswer, seed: int, *, loud: bool) -> None:
         self._llm = llm
         self._answer = answer
+        self._drawn_with = seed
         self._loud = loud
         self._opened = self._first = self._last = since_start()
         self._peak = 0
@@ -44,10 +47,10 @@ class Report:
                 known += 1
                 self._note_token(ready)
             if self._loud:
-                click.echo(text, nl=False)
+                say(shown(text), nl=False)
                 sys.stdout.flush()
         if self._loud:
-            click.echo()
+            say()
 
     def _note_token(self, ready: threading.Event) -> None:
         self._last = since_start()
@@ -59,7 +62,7 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """Text, tokens, memory and speed, as JSON has them."""
-        count = len(self._answer.tokens)
+        count, plan = len(self._answer.tokens), self._llm.plan
         decoded = self._llm.stats - self._decode
         passes = max(decoded.passes, 1)
         seconds = self._last - self._first
@@ -69,15 +72,18 @@ class Report:
             "token_ids": self._answer.tokens,
             "prompt_tokens": len(self._answer.prompt),
             "generated_tokens": count,
-            "kernels": self._llm.plan.rates.kernels.value,
-            "reference": self._llm.plan.rates.kernels.reference,
+            "seed": self._drawn_with,
+            "ctx": {"asked": plan.request.ctx, "got": plan.ctx},
+            "ubatch": {"asked": plan.request.ubatch, "got": plan.ubatch},
+            "kernels": plan.rates.kernels.value,
+            "reference": plan.rates.kernels.reference,
             "memory": {**self._llm.memory_use(), "peak": self._peak},
             "speed": {
                 "load_s": round(self._opened, 3),
                 "first_token_s": round(self._first, 3),
                 "decode_tok_s": round((count - 1) / seconds, 4) if seconds > 0 else None,
-                "bound_tok_s": round(self._llm.plan.bound_tok_s, 4),
-                "expected_tok_s": round(self._llm.plan.expected_tok_s, 4),
+                "bound_tok_s": round(plan.bound_tok_s, 4),
+                "expected_tok_s": round(plan.expected_tok_s, 4),
                 "read_bytes_per_token": decoded.read_bytes // passes,
                 "read_gb_s": round(decoded.read_bytes / busy / 1e9, 3) if busy else 0.0,
                 "compute_ms": round(1000 * decoded.compute_s / passes, 3),

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.bench.cases import MMAP, SYSTEMS, Case, Grid, parse_rate, parse_window
+from flexinfer.cli.streams import log, say
 from flexinfer.errors import RequestError, SizeError, UnsupportedError
 from flexinfer.sizes import format_size, parse_size
+from flexinfer.text import one_line
 
 if TYPE_CHECKING:
     from flexinfer.bench.running import Job
@@ -162,7 +164,7 @@ def _possible(grid: Grid, job: Job) -> tuple[Grid, bool]:
         return grid, True
     if throttled:
         raise UnsupportedError(f"the drive cannot be slowed down: {trouble}")
-    click.echo(f"{trouble}; without, mmap is left out and budgets are kept by ourselves", err=True)
+    log(f"{trouble}; without, mmap is left out and budgets are kept by ourselves")
     return replace(grid, systems=[each for each in grid.systems if each != MMAP]), False
 
 
@@ -177,9 +179,9 @@ def _measure(
     grid, grouped = possible
     work = [(case, number) for number in range(rounds) for case in grid.round(number)]
     todo = [(case, number) for case, number in work if not runs.has(case, number, disturbance)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     left = TextColumn("{task.fields[left]}")
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     with Progress(*columns, left, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(work), completed=len(work) - len(todo), left="")
         try:
@@ -219,7 +221,7 @@ def _label(case: Case) -> str:
 
 def _outcome(result: dict[str, Any]) -> str:
     if "failed" in result:
-        return f"failed: {result['failed']}"
+        return f"failed: {one_line(result['failed'])}"
     if "rate" in result:
         return f"{result['rate'] / 1e9:.2f} GB/s"
     others = result["outside_cpu"]
@@ -235,12 +237,12 @@ def _report(store: Store) -> None:
         raise RequestError(f"{store.path} has no runs to report; call it without --report-only")
     text = markdown(store.document)
     written = [store.path, store.path.with_suffix(".md")]
-    written[1].write_text(text)
+    written[1].write_text(text, "utf-8", "backslashreplace")
     try:
         picture = page(store.document)
     except UnsupportedError as error:
-        click.echo(f"no HTML page: {error}", err=True)
+        log(f"no HTML page: {error}")
     else:
         written.append(store.path.with_suffix(".html"))
-        written[2].write_text(picture)
-    click.echo("\n".join(map(str, written)))
+        written[2].write_text(picture, "utf-8", "backslashreplace")
+    say("\n".join(map(one_line, written)))

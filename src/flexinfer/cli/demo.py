@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexinfer.cli.options import Size
+from flexinfer.cli.options import Seed, Size, Words
+from flexinfer.cli.streams import say
 from flexinfer.errors import EngineError
 from flexinfer.planning.kernels import Kernels
 from flexinfer.sizes import format_size
+from flexinfer.text import one_line, shown
 
 if TYPE_CHECKING:
     from flexinfer.llama import Llama
@@ -23,10 +25,10 @@ _SAMPLING: dict[str, Any] = {"temp": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0
 
 
 @click.command(name="demo")
-@click.option("-p", "--prompt", default="ROMEO:\n", help="What the text begins with.")
+@click.option("-p", "--prompt", type=Words(), default="ROMEO:\n", help="What the text begins with.")
 @click.option("-n", "tokens", type=click.IntRange(1, 400), default=160, show_default=True)
 @click.option("--weight-memory", type=Size(), help="Default: half of the model.")
-@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--seed", type=Seed(), default=7, show_default=True)
 def command(prompt: str, tokens: int, weight_memory: int | None, seed: int) -> None:
     """Run a small model that comes with flexinfer in half of its size. Needs no network.
 
@@ -63,8 +65,10 @@ def _show_plan(llm: Llama) -> None:
     from flexinfer.show.terminal import picture
 
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 100)
-    console = Console(width=width, highlight=False)
-    console.print(f"{llm.catalogue.name}: {format_size(llm.catalogue.nbytes)} of weights\n")
+    console = Console(width=width, highlight=False, markup=False)
+    console.print(
+        f"{one_line(llm.catalogue.name)}: {format_size(llm.catalogue.nbytes)} of weights\n"
+    )
     console.print(picture(llm.plan, width))
     held = format_size(llm.plan.held_bytes)
     console.print(f"\n{llm.plan.mode.rpartition(', about')[0] or llm.plan.mode}")
@@ -75,15 +79,15 @@ def _show_plan(llm: Llama) -> None:
 def _generate(llm: Llama, prompt: str, ids: list[int], count: int) -> list[int]:
     from flexinfer.chat.answering import Answer
 
-    click.echo(prompt, nl=False)
+    say(shown(prompt), nl=False)
     before, began = llm.stats, time.monotonic()
     answer = Answer(llm, ids, count, **_SAMPLING)
     for text in answer:
-        click.echo(text, nl=False)
+        say(shown(text), nl=False)
         sys.stdout.flush()
-    click.echo("\n")
+    say("\n")
     seconds, done = time.monotonic() - began, llm.stats - before
-    click.echo(
+    say(
         f"streamed: {len(answer.tokens)} tokens in {seconds:.1f} s, "
         f"{format_size(done.read_bytes)} read from the drive"
     )
@@ -104,11 +108,9 @@ def _compare(
     repack = kernels is Kernels.PACKED
     plain = plain_tokens(path, ids, count, {**options, "repack": repack}, _SAMPLING)
     seconds = time.monotonic() - began
-    click.echo(
-        f"{kernels.reference}, all in memory: {len(plain)} tokens in {seconds:.1f} s with start"
-    )
+    say(f"{kernels.reference}, all in memory: {len(plain)} tokens in {seconds:.1f} s with start")
     if plain != made:
         equal = [ours == theirs for ours, theirs in zip(made, plain, strict=False)]
         first = equal.index(False) if False in equal else len(equal)
         raise EngineError(f"the runs differ from token {first + 1} on; please report this")
-    click.echo(click.style(f"all {len(made)} tokens are the same", "green"))
+    say(click.style(f"all {len(made)} tokens are the same", "green"))

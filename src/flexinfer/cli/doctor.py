@@ -7,6 +7,9 @@ from dataclasses import asdict
 
 import click
 
+from flexinfer.cli.streams import say
+from flexinfer.text import one_line
+
 
 @click.command(name="doctor")
 @click.argument("model", required=False)
@@ -21,11 +24,11 @@ def command(model: str | None, as_json: bool) -> None:
 
     findings = examine(Machine.detect(), model)
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        say(json.dumps([asdict(finding) for finding in findings], indent=2))
         return
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         mark = click.style("ok", "green") if finding.good else click.style("! ", "yellow")
-        click.echo(f"{mark} {finding.topic:<{width}}  {finding.text}")
+        say(f"{mark} {finding.topic:<{width}}  {one_line(finding.text)}")
         if finding.advice:
-            click.echo(f"   {'':<{width}}  {click.style(finding.advice, bold=True)}")
+            say(f"   {'':<{width}}  {click.style(one_line(finding.advice), bold=True)}")

@@ -15,7 +15,7 @@ import click
 
 from flexinfer import __version__
 from flexinfer.cli.signals import Ended, end_by_signals
-from flexinfer.cli.streams import OutputLost, flush, open_streams
+from flexinfer.cli.streams import OutputLost, flush, log, open_streams
 from flexinfer.errors import FlexInferError
 from flexinfer.text import one_line
 
@@ -103,12 +103,12 @@ def _run() -> int:
 
 
 def _fail(sentence: str) -> int:
-    click.echo(f"flexinfer: {one_line(sentence)}", err=True)
+    log(f"flexinfer: {one_line(sentence)}")
     return 1
 
 
 def _misused(error: click.ClickException) -> int:
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        click.echo(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} -h' for help.", err=True)
-    click.echo(f"flexinfer: {one_line(error.format_message())}", err=True)
+        log(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} -h'.")
+    log(f"flexinfer: {one_line(error.format_message())}")
     return error.exit_code

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from flexinfer.cli.options import plan_arguments
+from flexinfer.cli.streams import log
+from flexinfer.text import one_line
 
 if TYPE_CHECKING:
     from flexinfer.gguf.catalogue import Catalogue
@@ -44,5 +44,5 @@ def local_model(model: str, engine: dict[str, Any]) -> Catalogue:
     choice = hub.locate(model)
     require_fit(hub.read_remote(choice), plan_arguments(engine))
     path = hub.download(choice)
-    click.echo(f"{model} is {path}", err=True)
+    log(f"{one_line(model)} is {one_line(path)}")
     return read_catalogue(path)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from flexinfer.errors import SizeError
+from flexinfer.cli.streams import log
+from flexinfer.errors import RequestError, SizeError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 from flexinfer.planning.strategies import STRATEGIES
 from flexinfer.sizes import parse_size
+from flexinfer.text import typed
 
 if TYPE_CHECKING:
     from flexinfer.foretell import Arguments
@@ -22,6 +24,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 # What `--memory auto` becomes: no size, so that whoever needs one takes the default.
 AUTO = 0
+# LLAMA_DEFAULT_SEED of llama.h: llama.cpp draws one.
+DRAWN = 2**32 - 1
 
 
 class Size(click.ParamType[int]):
@@ -52,6 +56,28 @@ class Budget(Size):
         try:
             return wished_budget(value, Machine.detect())
         except SizeError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Seed(click.ParamType[int]):
+    """A seed of 32 bits; -1, and what llama.cpp takes for none, is a new one."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        seed = click.IntRange(-1, DRAWN).convert(value, param, ctx)
+        return int.from_bytes(os.urandom(4), "little") % DRAWN if seed in (-1, DRAWN) else int(seed)
+
+
+class Words(click.ParamType[str]):
+    """A text, of whose bytes each is part of a character."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return typed(value, f"the text of {param.opts[-1] if param else 'an option'}")
+        except RequestError as error:
             self.fail(str(error), param, ctx)
 
 
@@ -136,11 +162,16 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--min-p", type=click.FloatRange(0, 1), default=0.05, show_default=True),
             click.option(
                 "--seed",
-                type=int,
-                default=lambda: int.from_bytes(os.urandom(4), "little"),
-                help="Default: a new one each time.",
+                type=Seed(),
+                default=-1,
+                help="Default: a new one each time, which -v and --json tell.",
             ),
-            click.option("--stop", multiple=True, help="Stop before this text; may be repeated."),
+            click.option(
+                "--stop",
+                type=Words(),
+                multiple=True,
+                help="Stop before this text; may be repeated.",
+            ),
         ],
         sampled,
     )
@@ -159,7 +190,7 @@ def llama_options(
     """Keyword arguments for `flexinfer.Llama` from what `engine_options` collected."""
     return {
         "memory": "auto" if memory == AUTO else memory,
-        "on_move": lambda move: click.echo(str(move), err=True),
+        "on_move": lambda move: log(str(move)),
         "weight_memory": weight_memory,
         "n_threads": threads,
         "n_threads_batch": threads,

@@ -12,7 +12,9 @@ import click
 
 from flexinfer.cli.models import catalogue_of
 from flexinfer.cli.options import engine_options, plan_arguments
+from flexinfer.cli.streams import say
 from flexinfer.sizes import format_size
+from flexinfer.text import one_line
 
 if TYPE_CHECKING:
     from flexinfer.gguf.catalogue import Catalogue
@@ -90,14 +92,14 @@ def command(
         save_png(plan, png, catalogue.name)
     if as_json:
         document = {"for": speaks_for, **_document(catalogue, forecast, plan, with_curve)}
-        click.echo(json.dumps(document, indent=2))
+        say(json.dumps(document, indent=2))
         return
     length = f" with a prompt of {prompt} tokens" if speaks_for == "run" else ""
     _show(catalogue, forecast, plan, f"for {speaks_for}{length}", with_curve)
     _advise(forecast, machine, rate)
     if verbose:
         for reason in plan.reasons:
-            click.echo(f"  {reason}")
+            say(f"  {one_line(reason)}")
 
 
 def _forecast(
@@ -163,8 +165,10 @@ def _show(
     from flexinfer.show import terminal
 
     width = max(shutil.get_terminal_size((100, 24)).columns, 60)
-    console = Console(width=width, highlight=False)
-    console.print(f"{catalogue.name}: {catalogue.architecture}, {_size(catalogue)}")
+    console = Console(width=width, highlight=False, markup=False)
+    console.print(
+        f"{one_line(catalogue.name)}: {one_line(catalogue.architecture)}, {_size(catalogue)}"
+    )
     console.print(
         f"{what_for}: context {plan.ctx}, ubatch {plan.ubatch}, strategy {plan.request.strategy}\n"
     )
@@ -201,15 +205,15 @@ def _formula(plan: Plan) -> str:
 def _advise(forecast: Forecast, machine: Machine, rate: float | None) -> None:
     budget = forecast.request.budget
     if rate is not None:
-        click.echo(f"{rate:.3g} tokens/s need --memory {_option(budget)}")
+        say(f"{rate:.3g} tokens/s need --memory {_option(budget)}")
         return
     if budget > machine.ceiling and forecast.request.weight_memory is None:
-        click.echo(
+        say(
             f"on this machine run and chat use {format_size(machine.ceiling)}: no more is available"
         )
     advice = forecast.advice(machine.default_budget)
     if advice is not None:
-        click.echo(f"--memory {_option(advice[0])} would give about {advice[1]:.2g} tokens/s")
+        say(f"--memory {_option(advice[0])} would give about {advice[1]:.2g} tokens/s")
 
 
 def _option(nbytes: int) -> str:

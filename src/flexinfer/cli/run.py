@@ -5,29 +5,46 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from flexinfer.cli.announce import announce
 from flexinfer.cli.answer import Report
+from flexinfer.cli.inputs import EXISTING_FILE, Extras, extra_options, prompt_text, read_image
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import Sampling, engine_options, llama_options, sampling_options
-from flexinfer.errors import RequestError
+from flexinfer.cli.streams import log, say
 
 if TYPE_CHECKING:
     from flexinfer.chat.answering import Answer
+    from flexinfer.chat.seeing import SeenAnswer
+    from flexinfer.gguf.catalogue import Catalogue
     from flexinfer.llama import Llama
+
+# What most projectors make of an image, at most.
+_IMAGE_TOKENS = 1024
 
 
 @click.command(name="run")
 @click.argument("model")
 @click.option("-p", "--prompt", help="The prompt; default: standard input.")
-@click.option("-f", "--file", "prompt_file", type=click.File("r"), help="Read the prompt from it.")
+@click.option("-f", "--file", "prompt_file", type=click.File("rb"), help="Read the prompt from it.")
 @click.option("-n", "tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--chat", "as_chat", is_flag=True, help="Ask through the model's chat template.")
+@click.option("--mmproj", type=EXISTING_FILE, help="An image projector (GGUF) of the model.")
+@click.option(
+    "--image",
+    "images",
+    type=EXISTING_FILE,
+    multiple=True,
+    help="An image to ask about, with --mmproj; may be repeated.",
+)
+@extra_options
 @engine_options
 @sampling_options
 @click.option("-q", "--quiet", is_flag=True, help="Nothing but the answer.")
@@ -36,8 +53,12 @@ if TYPE_CHECKING:
 def command(
     model: str,
     prompt: str | None,
-    prompt_file: TextIO | None,
+    prompt_file: BinaryIO | None,
     tokens: int,
+    as_chat: bool,
+    mmproj: Path | None,
+    images: tuple[Path, ...],
+    extras: Extras,
     ctx: int | None,
     ubatch: int | None,
     sampling: Sampling,
@@ -47,54 +68,85 @@ def command(
     **engine: Any,
 ) -> None:
     """Answer one prompt with MODEL, a GGUF file or hf:user/repo[@revision][:quant|:file]."""
-    text = _prompt_text(prompt, prompt_file)
+    if images and mmproj is None:
+        raise click.UsageError("--image needs --mmproj, the model's image projector")
+    text = prompt_text(prompt, prompt_file)
+    seen = [read_image(image) for image in images]
+    choosing = {**sampling.arguments, **extras.constraint()}
     catalogue = local_model(model, engine)
-    from flexinfer.binding.tokenize import tokenize
     from flexinfer.foretell import run_sizes
-    from flexinfer.native.device.device import device
-
-    # The context depends on their number.
-    ids = tokenize(catalogue.paths[0], text, verbose=verbose, survive=device().survive)
-    sizes = run_sizes(len(ids), tokens, ctx, ubatch)
-    from flexinfer.chat import answering
     from flexinfer.llama import Llama
 
+    # The context depends on their number.
+    written, ids = _tokens(catalogue, text, len(seen), as_chat=as_chat or bool(seen), loud=verbose)
+    options = {**llama_options(**engine), **extras.model_options(), **_projector(mmproj)}
     with Llama(
         catalogue.paths[0],
         catalogue=catalogue,
-        **asdict(sizes),
+        **asdict(run_sizes(len(ids) + len(seen) * _IMAGE_TOKENS, tokens, ctx, ubatch)),
         seed=sampling.seed,
         verbose=verbose,
-        **llama_options(**engine),
+        **options,
     ) as llm:
         if not quiet:
-            announce(llm, engine["memory"], verbose)
-        answer = answering.Answer(llm, ids, tokens, sampling.stop, **sampling.arguments)
-        _show(llm, answer, quiet=quiet, as_json=as_json)
+            announce(llm, engine["memory"], sampling.seed, verbose)
+        answer: Answer | SeenAnswer
+        if seen:
+            from flexinfer.chat import seeing
+
+            answer = seeing.SeenAnswer(
+                *(llm, options["chat_handler"], written, seen, tokens, sampling.stop), **choosing
+            )
+        else:
+            from flexinfer.chat import answering
+
+            answer = answering.Answer(llm, ids, tokens, sampling.stop, **choosing)
+        _show(llm, answer, sampling.seed, quiet=quiet, as_json=as_json)
 
 
-def _show(llm: Llama, answer: Answer, *, quiet: bool, as_json: bool) -> None:
-    report = Report(llm, answer, loud=not (quiet or as_json))
+def _projector(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    from flexinfer.binding.pictures import Pictures
+
+    return {"chat_handler": Pictures(str(path))}
+
+
+def _tokens(
+    catalogue: Catalogue, text: str, images: int, *, as_chat: bool, loud: bool
+) -> tuple[str, Sequence[int]]:
+    """The prompt as it is written for the model, and its tokens."""
+    from flexinfer.binding.tokenize import tokenize
+    from flexinfer.native.device.device import device
+
+    written = text
+
+    def write(bos: str, eos: str) -> tuple[str, bool]:
+        nonlocal written
+        if not as_chat:
+            return text, True
+        from flexinfer.binding.pictures import MARKER
+        from flexinfer.chat.writing import Writing
+
+        writing = Writing(catalogue.metadata, bos, eos)
+        content = f"{MARKER}\n" * images + text
+        written = writing.write([{"role": "user", "content": content}])
+        return written, not writing.has_bos(written)
+
+    ids = tokenize(catalogue.paths[0], write, verbose=loud, survive=device().survive)
+    return written, ids
+
+
+def _show(
+    llm: Llama, answer: Answer | SeenAnswer, seed: int, *, quiet: bool, as_json: bool
+) -> None:
+    report = Report(llm, answer, seed, loud=not as_json)
     with _reading(llm, shown=not (quiet or as_json) and sys.stderr.isatty()) as ready:
         report.follow(ready)
     if as_json:
-        click.echo(json.dumps(report.document(), indent=2))
+        say(json.dumps(report.document(), indent=2))
     elif not quiet:
-        click.echo(report.closing_line(), err=True)
-
-
-def _prompt_text(prompt: str | None, prompt_file: TextIO | None) -> str:
-    if prompt is not None and prompt_file is not None:
-        raise click.UsageError("give either -p or -f")
-    if prompt is None and prompt_file is None and sys.stdin.isatty():
-        raise click.UsageError("give a prompt with -p, -f or on standard input")
-    try:
-        text = prompt if prompt is not None else (prompt_file or sys.stdin).read()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"the prompt is not UTF-8 text: {error.reason}") from error
-    if not text:
-        raise RequestError("the prompt is empty; give some text")
-    return text
+        log(report.closing_line())
 
 
 @contextmanager

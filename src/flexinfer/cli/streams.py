@@ -15,6 +15,8 @@ import select
 import sys
 from typing import Any
 
+import click
+
 _LIKE = {
     **dict(zip("█▓▒░·◂…│─—–", "#%+:.<~|---", strict=True)),
     **dict(zip("‘’“”", "''\"\"", strict=True)),
@@ -24,7 +26,11 @@ _BYTE_HALVES = range(0xDC80, 0xDD00)
 
 
 class OutputLost(Exception):
-    """What a command says cannot be written; `gone` says that its reader left, and need not know."""
+    """What a command says cannot be written.
+
+    Attributes:
+        gone: whoever read it left, and needs no message.
+    """
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"standard output cannot be written: {(error.strerror or '').lower()}")
@@ -73,14 +79,26 @@ def open_streams() -> None:
     sys.stdout = _writing(_Output(1, "w", closefd=False), sys.stdout)
 
 
+def say(text: str = "", *, nl: bool = True) -> None:
+    """Write a result, or a part of one, and a line's end."""
+    # Left to itself, click would take another stream where the encoding has few signs.
+    click.echo(text, sys.stdout, nl=nl)
+
+
+def log(text: str = "", *, nl: bool = True) -> None:
+    """Write to the log what is no result."""
+    click.echo(text, sys.stderr, nl=nl)
+
+
 def flush() -> None:
     """Have everything written that is to be.
 
     Raises:
         OutputLost: it cannot be.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
 
 
 def _fill_closed() -> set[int]:

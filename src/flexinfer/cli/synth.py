@@ -9,16 +9,18 @@ from pathlib import Path
 
 import click
 
+from flexinfer.cli.streams import say
 from flexinfer.errors import RequestError
 from flexinfer.gguf.types import shard_names
 from flexinfer.sizes import format_size
+from flexinfer.text import one_line
 
 
 @click.command(name="synth")
 @click.argument("preset", required=False)
 @click.argument("out", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--quant", default="q4_0", show_default=True, help="Type of the matrices.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--split", type=click.IntRange(2), help="Write so many shards.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 def command(
@@ -43,7 +45,7 @@ def command(
     except OSError as error:
         raise RequestError(f"{out} cannot be written: {error.strerror}") from error
     for path in paths:
-        click.echo(f"{path}  {format_size(path.stat().st_size)}")
+        say(f"{one_line(path)}  {format_size(path.stat().st_size)}")
 
 
 def _list() -> None:
@@ -53,11 +55,11 @@ def _list() -> None:
     width = max(map(len, PRESETS))
     for name, shape in PRESETS.items():
         experts = f", {shape.experts} experts of which {shape.experts_used} are used"
-        click.echo(
+        say(
             f"{name:<{width}}  {shape.architecture}, {shape.layers} layers of {shape.width}"
             + (experts if shape.experts else "")
         )
-    click.echo(f"quantisations: {', '.join(QUANTS)}")
+    say(f"quantisations: {', '.join(QUANTS)}")
 
 
 def _require_free(out: Path, split: int | None, force: bool) -> None:

@@ -28,7 +28,7 @@ from flexinfer.native.device.phases import Loading
 from flexinfer.native.packing import Packer, packer
 from flexinfer.planning import planner
 from flexinfer.planning.kernels import Kernels
-from flexinfer.planning.plan import Plan, Rates, Request
+from flexinfer.planning.plan import LEAST_CONTEXT, Plan, Rates, Request
 from flexinfer.planning.weights import Weight
 from flexinfer.reading.reader import Reader
 from flexinfer.reading.waiting import Waiting
@@ -63,7 +63,7 @@ class Options:
     weight_memory: int | None = None
     window: int | None = None
     logits_all: bool = False
-    min_ctx: int = 512
+    min_ctx: int = LEAST_CONTEXT
     memlock: int | None = None
     kernels: Kernels = Kernels.PLAIN
     flash_attention_auto: bool = False

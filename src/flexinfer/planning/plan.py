@@ -16,6 +16,8 @@ from flexinfer.sizes import format_size
 
 # A smaller batch saves next to nothing and makes prompts slow.
 MIN_UBATCH = 32
+# A plan does not cut the context below this one, unless it is told to.
+LEAST_CONTEXT = 512
 # Of the time in which a step computes, so much is lost to reading beside it.
 _LOST_BESIDE = 0.15
 
@@ -71,7 +73,7 @@ class Request:
     strategy: str = "flex"
     weight_memory: int | None = None
     window: int | None = None
-    min_ctx: int = 512
+    min_ctx: int = LEAST_CONTEXT
     min_ubatch: int = MIN_UBATCH
 
 

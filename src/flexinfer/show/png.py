@@ -9,6 +9,7 @@ from flexinfer.errors import RequestError, UnsupportedError
 from flexinfer.planning.plan import Plan
 from flexinfer.show.grid import Cell, Grid, memory_parts
 from flexinfer.sizes import format_size
+from flexinfer.text import one_line
 
 # Colours stay apart in greyscale and for colour-blind eyes: dark is what stays in memory.
 _LOCKED, _STREAMED, _ROWS = (0.13, 0.40, 0.67), (0.80, 0.86, 0.94), (0.85, 0.85, 0.85)
@@ -45,7 +46,14 @@ def save_png(plan: Plan, path: str | os.PathLike[str], title: str) -> None:
     _draw_grid(above, grid)
     budget = plan.request.budget if plan.request.weight_memory is None else None
     within = f" in {format_size(budget)}" if budget else ""
-    above.set_title(f"{title}{within}", fontsize=_FONT + 1, loc="left", weight="bold", pad=24)
+    above.set_title(
+        f"{one_line(title)}{within}",
+        fontsize=_FONT + 1,
+        loc="left",
+        weight="bold",
+        pad=24,
+        parse_math=False,
+    )
     above.text(0, 1.02, plan.mode, fontsize=_SMALL, transform=above.transAxes, va="bottom")
     _draw_memory(below, plan)
     try:
@@ -67,7 +75,11 @@ def _draw_grid(axes: Any, grid: Grid) -> None:
         labels.append((name, cell))
     axes.set_xlim(-0.2, columns + 0.2)
     axes.set_ylim(len(labels), -0.1)
-    axes.set_yticks([row + 0.45 for row in range(len(labels))], [name for name, _ in labels])
+    axes.set_yticks(
+        [row + 0.45 for row in range(len(labels))],
+        [one_line(name) for name, _ in labels],
+        parse_math=False,
+    )
     step = max(columns // 8, 1)
     axes.set_xticks([at + 0.45 for at in range(0, columns, step)], grid.layers[::step])
     axes.set_xlabel("layer", fontsize=_SMALL, loc="left")

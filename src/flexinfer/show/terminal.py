@@ -13,6 +13,7 @@ from rich.text import Text
 from flexinfer.planning.plan import Plan
 from flexinfer.show.grid import Cell, Grid, memory_parts
 from flexinfer.sizes import format_size
+from flexinfer.text import one_line
 
 _LOCKED, _PARTLY, _STREAMED, _ROWS = "green", "yellow", "blue", "bright_black"
 # Rising with the share that is locked; without colours the picture still reads.
@@ -43,9 +44,9 @@ def picture(plan: Plan, width: int = 100) -> RenderableType:
     table = Table.grid(padding=(0, 1))
     for kind in grid.kinds:
         cells = [_sum(grid, kind, band) for band in bands]
-        table.add_row(Text(kind), _line(cells), _figures(grid.total(kind)))
+        table.add_row(Text(one_line(kind)), _line(cells), _figures(grid.total(kind)))
     for name, cell in grid.others.items():
-        table.add_row(Text(name), _line([cell]), _figures(cell))
+        table.add_row(Text(one_line(name)), _line([cell]), _figures(cell))
     return Group(table, _legend(grid, bands))
 
 

@@ -15,10 +15,16 @@ from flexinfer.machine.machine import Machine
 GIB = 1 << 30
 
 
-def model(*, pinned: bool = True, budget: int = GIB, weight_memory: int | None = None) -> Any:
-    request = SimpleNamespace(budget=budget, weight_memory=weight_memory)
+def model(
+    *,
+    pinned: bool = True,
+    budget: int = GIB,
+    weight_memory: int | None = None,
+    ctx: int = 4096,
+) -> Any:
+    request = SimpleNamespace(budget=budget, weight_memory=weight_memory, ctx=4096)
     plan = SimpleNamespace(
-        mode="the mode", computed="the kernels", reasons=("a reason",), request=request
+        mode="the mode", computed="the kernels", ctx=ctx, reasons=("a reason",), request=request
     )
     return SimpleNamespace(plan=plan, pinned=pinned)
 
@@ -31,22 +37,41 @@ def swapping(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_swap_is_told_where_weights_are_not_kept_out_of_it(
     swapping: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    announce(model(pinned=False), None, False)
+    announce(model(pinned=False), None, 7, False)
     assert "may be swapped out" in capsys.readouterr().err
-    announce(model(), None, False)
+    announce(model(), None, 7, False)
     assert capsys.readouterr().err == "the mode; the kernels\n"
 
 
 def test_a_budget_that_was_capped_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    announce(model(), 2 * GIB, True)
+    announce(model(), 2 * GIB, 7, True)
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "only 1.00 GiB of memory are available: using that",
         "the mode; the kernels",
+        "  seed 7",
         "  a reason",
     ]
 
 
 def test_a_cap_on_weights_alone_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    announce(model(weight_memory=1), None, False)
+    announce(model(weight_memory=1), None, 7, False)
     assert "not limited" in capsys.readouterr().err
+
+
+def test_a_context_that_was_cut_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    announce(model(ctx=1024), None, 7, False)
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first == (
+        "the budget has no room for a context of 4096 tokens: it is 1024, give more --memory for "
+        "more"
+    )
+    announce(model(), None, 7, False)
+    assert "context" not in capsys.readouterr().err
+
+
+def test_what_strangers_name_is_one_line_of_signs(capsys: pytest.CaptureFixture[str]) -> None:
+    llm = model()
+    llm.plan.reasons = ("\x1b[2Jblk\nffn",)
+    announce(llm, None, 7, True)
+    assert "  \\x1b[2Jblk ffn\n" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def hold_interrupts(on_press: Callable[[], object] = lambda: None) -> Iterator[H
 
     One that comes again while it is delivered interrupts like any other.
     """
-    found = {number: signal.getsignal(number) for number in _HELD}
+    found = {int(number): signal.getsignal(number) for number in _HELD}
     handlers = {number: handler for number, handler in found.items() if callable(handler)}
     if threading.current_thread() is not threading.main_thread() or not handlers:
         yield HeldInterrupts({})
