@@ -120,10 +120,7 @@ class Talking:
         elif text.startswith("/") and " " not in text:
             log(f"there is no command {one_line(text)}; /help lists them")
         elif text.strip():
-            try:
-                self._answer(text)
-            finally:
-                self._note()
+            self._answer(text)
 
     def _answer(self, text: str) -> None:
         before, began, dropped = self._llm.stats, time.monotonic(), self._talk.dropped
@@ -138,7 +135,8 @@ class Talking:
         except KeyboardInterrupt:
             log(" [stopped]", nl=False)
         finally:
-            # An answer that broke off ends its line too.
+            self._note()
+            # An answer that broke off ends its line, too.
             if first is not None:
                 say()
         if first is None:
