@@ -16,17 +16,32 @@ import pytest
 from support import api_calls
 from support.tiny_model import TinyModel
 
+from flexinfer.native.packing import other_buffer_types, packer
+from flexinfer.planning.kernels import Kernels
+
+
+@pytest.fixture(scope="module", params=Kernels, ids=str)
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """The set that both compute with; the parent is then stock llama.cpp, or does not repack."""
+    if request.param is Kernels.PACKED:
+        if packer() is None:
+            pytest.skip("this processor's ggml has no packed kernels")
+        if others := other_buffer_types():
+            pytest.skip(f"stock llama.cpp computes in {', '.join(others)} here")
+    found: Kernels = request.param
+    return found
+
 
 @pytest.fixture(scope="module")
-def model(tiny_model: TinyModel) -> str:
-    return str(tiny_model("tiny-llama", "q8_0"))
+def model(tiny_model: TinyModel, kernels: Kernels) -> str:
+    return str(tiny_model("tiny-llama", "q4_0" if kernels is Kernels.PACKED else "q8_0"))
 
 
 @pytest.fixture(scope="module")
-def plain(model: str) -> dict[str, Any]:
+def plain(model: str, kernels: Kernels) -> dict[str, Any]:
     """Answers of the parent by name of the call."""
     done = subprocess.run(
-        [sys.executable, str(Path(api_calls.__file__)), model],
+        [sys.executable, str(Path(api_calls.__file__)), model, kernels.value],
         capture_output=True,
         text=True,
         check=True,
@@ -36,14 +51,17 @@ def plain(model: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def streamed(model: str) -> Iterator[Callable[..., Any]]:
+def streamed(model: str, kernels: Kernels) -> Iterator[Callable[..., Any]]:
     """Opens our model half in memory; all are closed at the end."""
     from flexinfer import Llama
 
     opened: list[Llama] = []
 
     def make(**options: Any) -> Llama:
-        llm = Llama(model, weight_memory="2500K", **{**api_calls.OPTIONS, **options})
+        repack = kernels is Kernels.PACKED
+        # Half of the model, by its type.
+        memory = "1500K" if repack else "2500K"
+        llm = Llama(model, weight_memory=memory, repack=repack, **{**api_calls.OPTIONS, **options})
         assert llm.plan.streamed_bytes > 0
         opened.append(llm)
         return llm

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support.architectures import tiny
+from support.architectures.comparing import compare, groups
 from support.decoding import Logits, Scenario, decode, decode_all, decode_plainly
 from support.quantised import FTYPES, quantised
+from support.real_model import real_model
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
@@ -24,6 +26,9 @@ SCENARIOS = (
     Scenario(prompts=(300,), threads=1, steps=1),
 )
 SHORT = SCENARIOS[0]
+# Latent attention, recurrent layers beside a mixture, per-layer embeddings, an encoder with a
+# decoder, and one that sees a prompt at once.
+_KINDS = ("deepseek2-moe", "qwen3next-moe", "gemma3n-dense", "t5-dense", "dream-dense")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,9 +45,9 @@ def least_memory(path: Path) -> int:
         return Needs.of(llm.plan.weights).least
 
 
-def opener(path: Path, memory: int | str) -> Callable[[dict[str, Any]], Llama]:
+def opener(path: Path, memory: int | str, repack: bool = True) -> Callable[[dict[str, Any]], Llama]:
     def ours(options: dict[str, Any]) -> Llama:
-        return Llama(str(path), weight_memory=memory, repack=True, verbose=False, **options)
+        return Llama(str(path), weight_memory=memory, repack=repack, verbose=False, **options)
 
     return ours
 
@@ -77,6 +82,25 @@ def test_mixtures_biased_fused_and_shared(name: str, ftype: str, tmp_path: Path)
     for memory in (least_memory(path), "1GiB"):
         (got,) = decode_all(opener(path, memory), [SHORT])
         assert np.array_equal(stock, got), memory
+
+
+@pytest.mark.parametrize("names", groups(_KINDS), ids=lambda names: names[0])
+def test_architectures(names: tuple[str, ...], tmp_path: Path) -> None:
+    compare(names, tmp_path, "--quick", "--repack", ftype="q4_0")
+
+
+@pytest.mark.parametrize("repack", [True, False])
+def test_a_real_file_of_mixed_types(repack: bool, tmp_path: Path) -> None:
+    """K-quants as they are published, tied embeddings, sliding windows."""
+    path = real_model()
+    if path is None:
+        pytest.skip("the real model is not here; fetch it with: python -m support.real_model")
+    expected = decode_plainly(path, SCENARIOS[:2], tmp_path, repack=repack)
+    for memory in (least_memory(path), "1GiB"):
+        for got, bits in zip(
+            decode_all(opener(path, memory, repack), SCENARIOS[:2]), expected, strict=True
+        ):
+            assert np.array_equal(got, bits), memory
 
 
 @pytest.fixture(scope="module", params=["tiny-llama", "tiny-moe"])

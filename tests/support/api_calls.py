@@ -1,7 +1,7 @@
 """The calls of `llama_cpp.Llama` that streamed and plain models must answer alike.
 
-As a program it asks plain llama.cpp: `python tests/support/api_calls.py MODEL` prints all
-answers as JSON.
+As a program it asks llama.cpp: `python tests/support/api_calls.py MODEL KERNELS` prints all answers
+as JSON, of stock llama.cpp where the kernels are `packed`, else of one that does not repack.
 """
 
 from __future__ import annotations
@@ -275,14 +275,14 @@ def opened(call: Call) -> dict[str, Any]:
     return {k: v() if callable(v) else v for k, v in {**OPTIONS, **call.options}.items()}
 
 
-def _ask_plain(path: str) -> dict[str, Any]:
+def _ask_parent(path: str, kernels: str) -> dict[str, Any]:
     import llama_cpp
     import llama_cpp.llama_cpp as binding
 
     load = binding.llama_model_load_from_file
 
     def load_plain(name: bytes, params: Any) -> Any:
-        params.use_extra_bufts = False
+        params.use_extra_bufts = kernels == "packed"
         return load(name, params)
 
     binding.llama_model_load_from_file = load_plain
@@ -290,4 +290,4 @@ def _ask_plain(path: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(_ask_plain(sys.argv[1]), sys.stdout, default=float)
+    json.dump(_ask_parent(*sys.argv[1:]), sys.stdout, default=float)
