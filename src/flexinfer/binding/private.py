@@ -16,6 +16,7 @@ from typing import Any
 import llama_cpp
 import llama_cpp._internals as internals
 import llama_cpp.llama_chat_format as llama_chat_format
+import numpy as np
 from llama_cpp._logger import logger, set_verbose
 
 Compute = Callable[[Any], None]
@@ -53,6 +54,23 @@ def encode(llm: llama_cpp.Llama, prompt: Sequence[int]) -> None:
     clear(llm)
     llm._batch.set_batch(prompt, 0, True)
     llm._ctx.encode(llm._batch)
+
+
+def compute_rows(llm: llama_cpp.Llama, tokens: Sequence[int]) -> Any:
+    """Compute tokens after the known ones in one batch, by as many threads as a single one.
+
+    Returns logits of each token, [row, vocabulary], valid until the next batch; they are not among
+    the known ones yet.
+    """
+    single, many = llama_cpp.llama_n_threads(llm.ctx), llama_cpp.llama_n_threads_batch(llm.ctx)
+    llm._batch.set_batch(batch=tokens, n_past=llm.n_tokens, logits_all=True)
+    llama_cpp.llama_set_n_threads(llm.ctx, single, single)
+    try:
+        llm._ctx.decode(llm._batch)
+    finally:
+        llama_cpp.llama_set_n_threads(llm.ctx, single, many)
+    shape = (len(tokens), llm.n_vocab())
+    return np.ctypeslib.as_array(llm._ctx.get_logits(), shape=shape)
 
 
 def wrap_computing(

@@ -19,7 +19,9 @@ from flexinfer.engine.programs import Programs
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.backends import InnerBackend
+from flexinfer.native.graph.program import Program
 from flexinfer.native.graph.routing import Scratch
+from flexinfer.native.graph.widths import Widths
 from flexinfer.native.mirror import STATUS_SUCCESS
 from flexinfer.planning import planner
 from flexinfer.planning.plan import Plan
@@ -53,6 +55,8 @@ class Engine:
         self._stats = PassStats()
         self._programs = Programs()
         self._scratch = Scratch()
+        self._keeps_rows = False
+        self._widths = Widths()
         self._closed = False
         self._window = planner.adaptive_window(storage.plan)
         self._charge(storage.plan)
@@ -86,7 +90,7 @@ class Engine:
                 raise EngineError("the model is closed")
             began, before = time.perf_counter(), self.storage.traffic
             settled = self.storage.settled
-            program = self._programs.program(graph_address, self.storage)
+            program = self._program(backend, graph_address)
             program.begin(graph_address)
             one_pass = OnePass(
                 program,
@@ -109,6 +113,27 @@ class Engine:
                     settled,
                 )
             return status
+
+    @contextlib.contextmanager
+    def keeping_rows(self) -> Iterator[None]:
+        """While entered, the rows of a batch come out bit for bit as each would alone.
+
+        They have to be of one sequence, one token after the other.
+        """
+        self._keeps_rows = True
+        try:
+            yield
+        finally:
+            self._keeps_rows = False
+
+    def _program(self, backend: InnerBackend, graph: int) -> Program:
+        if not self._keeps_rows:
+            return self._programs.program(graph, self.storage)
+        return self._programs.program(
+            graph,
+            self.storage,
+            lambda product: self._widths.width(product, graph, backend.compute),
+        )
 
     def _note(self, one: PassStats, rows: int, settled: bool) -> None:
         """Take in a pass; one that brings in what is to stay is like no later one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flexinfer.native.graph.program import Program
+from flexinfer.native.graph.rows_kept import Width
 from flexinfer.native.mirror import CGraph
 from flexinfer.seam import WeightSource
 
@@ -10,30 +11,40 @@ _KEPT = 4
 
 
 class Programs:
-    """Programs of one model, by the ``uid`` of their graph, which ggml gives out only once."""
+    """Programs of one model, by the ``uid`` of their graph, which ggml gives out only once.
+
+    One that keeps rows as they would come out alone is another one of the same graph.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[int, Program] = {}
+        self._known: dict[tuple[int, bool], Program] = {}
 
     def __repr__(self) -> str:
         return f"<Programs of {len(self._known)} graphs>"
 
-    def program(self, graph_address: int, source: WeightSource) -> Program:
-        """The program of the graph at that address under the layouts that `source` has now."""
+    def program(
+        self, graph_address: int, source: WeightSource, width: Width | None = None
+    ) -> Program:
+        """The program of the graph at that address under the layouts that `source` has now.
+
+        Args:
+            width: see `Program`.
+        """
         uid, version = CGraph.from_address(graph_address).uid, source.version
-        program = self._known.get(uid)
+        key = (uid, width is not None)
+        program = self._known.get(key)
         if program is None or program.version != version:
-            program = Program(graph_address, source.layouts, version)
-            self._keep(uid, program)
+            program = Program(graph_address, source.layouts, version, width)
+            self._keep(key, program)
         return program
 
-    def _keep(self, uid: int, program: Program) -> None:
-        if not uid:  # a graph that nobody named
+    def _keep(self, key: tuple[int, bool], program: Program) -> None:
+        if not key[0]:  # a graph that nobody named
             return
-        self._known.pop(uid, None)
+        self._known.pop(key, None)
         while len(self._known) >= _KEPT:
             self._known.pop(next(iter(self._known)))
-        self._known[uid] = program
+        self._known[key] = program
 
     def clear(self) -> None:
         self._known.clear()

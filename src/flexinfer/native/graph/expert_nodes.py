@@ -96,13 +96,15 @@ class Routed:
 
     Attributes:
         first: no step before has the same routing.
-        next: the next step that has.
+        alone: each row is to come out as it would alone.
+        next: the next step that has the same routing.
     """
 
-    def __init__(self, group: int, ids: int, first: bool) -> None:
+    def __init__(self, group: int, ids: int, first: bool, alone: bool = False) -> None:
         self.group = group
         self.ids = ids
         self.first = first
+        self.alone = alone
         self.next: Routed | None = None
         self.singles: Singles | None = None
         self.nodes: list[RoutedNode] = []

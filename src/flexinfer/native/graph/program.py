@@ -24,6 +24,7 @@ from flexinfer.native.graph.nodes import (
     root_of,
     view_offset,
 )
+from flexinfer.native.graph.rows_kept import RowsKept, Width
 from flexinfer.native.graph.steps import Load, RowLookup, Step
 from flexinfer.native.library import library
 from flexinfer.native.mirror import CGraph, Tensor
@@ -33,6 +34,10 @@ from flexinfer.seam import ExpertPlace, Layout, Part, RowTable
 class Program:
     """The steps of one graph under one layout; `segment` gives what ggml computes.
 
+    Args:
+        width: each row is to come out as it would alone, see `rows_kept`; None: as llama.cpp
+            computes them together.
+
     Attributes:
         steps: in order; together they cover every node.
         rows: of what the graph does with a weight first: the tokens of the batch.
@@ -41,8 +46,15 @@ class Program:
         foresight: guesses the routing of the layer after, for the routed steps where that works.
     """
 
-    def __init__(self, graph_address: int, layouts: Mapping[int, Layout], version: int) -> None:
+    def __init__(
+        self,
+        graph_address: int,
+        layouts: Mapping[int, Layout],
+        version: int,
+        width: Width | None = None,
+    ) -> None:
         self.version = version
+        self._rows_kept = RowsKept(width) if width is not None else None
         self.steps: list[Step] = [Step(0)]
         self.rows = 0
         self.sequence: list[Part] = []
@@ -68,6 +80,8 @@ class Program:
     def begin(self, graph_address: int) -> None:
         """Take over the graph's tables for this pass."""
         ctypes.memmove(ctypes.addressof(self._segment), graph_address, ctypes.sizeof(CGraph))
+        if self._rows_kept is not None:
+            self._rows_kept.begin()
 
     def segment(self, start: int, stop: int) -> CGraph:
         """A graph of the nodes `start` to `stop`; valid until the next call."""
@@ -102,7 +116,10 @@ class Program:
     def _append(self, address: int) -> None:
         if self.steps[-1].routed is not None:
             self._open()
-        self._nodes.append(address)
+        if self._rows_kept is None:
+            self._nodes.append(address)
+        else:
+            self._nodes += self._rows_kept.pieces(address, self.rows)
 
     def _open(self) -> Step:
         """The step that the next node belongs to, new if the last one has nodes already."""
@@ -125,7 +142,11 @@ class Program:
         routed = self.steps[-1].routed
         if routed is None or not routed.takes(place.group, ids, node.sources[1]):
             before = self._routed.get((place.group, ids))
-            routed = self._open().routed = Routed(place.group, ids, first=before is None)
+            routed = self._open().routed = Routed(
+                *(place.group, ids),
+                first=before is None,
+                alone=self._rows_kept is not None,
+            )
             if before is not None:
                 before.next = routed
             self._routed[place.group, ids] = routed

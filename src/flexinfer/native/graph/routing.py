@@ -66,6 +66,8 @@ def route(routed: Routed, scratch: Scratch) -> Routing:
     ids = routed.read_ids()
     if len(ids) == 1 and len(set(ids[0])) == len(ids[0]):
         return TokenRouting(routed, ids)
+    if routed.alone:
+        return AloneRouting(routed, ids, scratch)
     return BatchRouting(routed, ids, scratch)
 
 
@@ -164,6 +166,36 @@ class BatchRouting:
         results = room.take(len(rows), node.node.ne[0])
         self._gathered.append((node, rows, results))
         return inputs[key], int(results.ctypes.data)
+
+
+class AloneRouting:
+    """Several tokens, each row computed as that of one token is: where the graph has it."""
+
+    def __init__(self, routed: Routed, ids: Sequence[Sequence[int]], scratch: Scratch) -> None:
+        self._nodes = routed.nodes
+        self._scratch = scratch
+        self._rows: dict[int, list[tuple[int, int]]] = {}
+        for token, experts in enumerate(ids):
+            for k, expert in enumerate(experts):
+                self._rows.setdefault(expert, []).append((token, k))
+        uses = {expert: len(rows) for expert, rows in self._rows.items()}
+        self.batch = _batch(routed, ids, uses)
+
+    def segments(self, ready: Ready) -> Iterator[tuple[Any, int]]:
+        count = sum(len(self._rows[expert]) for expert, _ in ready) * len(self._nodes)
+        tensors, ids = self._scratch.tensors(4 * count), self._scratch.zero_ids(1)
+        array, at = self._scratch.array, 0
+        for expert, addresses in ready:
+            for node, weight in zip(self._nodes, addresses, strict=True):
+                for token, k in self._rows[expert]:
+                    source, target = node.source(token, k), node.target(token, k)
+                    array[at] = node.copy(tensors, 4 * at, weight, source, target, ids, 1)
+                    at += 1
+        if count:
+            yield array, count
+
+    def finish(self) -> None:
+        """Results are in place already."""
 
 
 class _Room:
