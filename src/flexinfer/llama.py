@@ -34,6 +34,7 @@ from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.native.device.device import device
+from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.plan import LEAST_CONTEXT
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
@@ -70,6 +71,7 @@ class Llama(Budgeted):
 
     # What `close` looks at, however far the constructor came.
     _follower: Follower | None = None
+    _kernels: Kernels
     _projector = 0
 
     def __init__(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from support.tiny_model import TinyModel
 
 from flexinfer.errors import RequestError
@@ -131,6 +131,51 @@ def test_a_session_of_another_model_gives_its_messages_only(
         assert SessionFile(path).load(other) == Session(talk.messages, [], False)
     (tmp_path / "session.json.kv").write_bytes(b"not a cache")
     assert not SessionFile(path).load(llm).cached
+
+
+@pytest.mark.parametrize("made", ["--repack", "--no-repack"])
+def test_a_session_keeps_its_kernels(tiny_model: TinyModel, tmp_path: Path, made: str) -> None:
+    from flexinfer.cli.chat import command
+
+    other = {"--repack": "--no-repack", "--no-repack": "--repack"}[made]
+    kernels = "packed" if made == "--repack" else "plain"
+    options = ("--weight-memory", "2M", "--ctx", "256", "-n", "3", "--threads", "2")
+    arguments = [
+        *(str(tiny_model("tiny-llama", "q4_0")), *options),
+        *("--session", str(tmp_path / "s.json")),
+    ]
+
+    def chat(*more: str) -> Result:
+        return CliRunner().invoke(command, [*arguments, *more], input="one\n")
+
+    first = chat(made)
+    assert first.exit_code == 0, first.output
+    for again in (chat(), chat(made)):
+        assert again.exit_code == 0, again.output
+        assert f"{kernels} kernels" in again.stderr
+        assert "resumed" in again.stderr
+        assert "computed again" not in again.stderr
+    refused = chat(other)
+    assert isinstance(refused.exception, RequestError)
+    assert f"computed with {kernels} kernels, whose bits {other} does not" in str(refused.exception)
+
+
+def test_another_models_session_says_nothing_of_kernels(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    from flexinfer.cli.chat import command
+
+    path = tmp_path / "s.json"
+    for preset, how in (("tiny-llama", "--repack"), ("tiny-wide", "--no-repack")):
+        result = CliRunner().invoke(
+            command,
+            [
+                *(str(tiny_model(preset, "q4_0")), how, "--weight-memory", "32M"),
+                *("--ctx", "256", "-n", "3", "--session", str(path)),
+            ],
+            input="one\n",
+        )
+        assert result.exit_code == 0, result.output
 
 
 def test_what_is_no_session_is_refused(llm: Any, tmp_path: Path) -> None:

@@ -163,6 +163,19 @@ def test_what_is_no_state_file_is_refused(llm: Llama, tmp_path: Path) -> None:
     assert len(_some(llm)) == 6
 
 
+def test_a_file_of_other_kernels_is_refused(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model, path = str(tiny_model("tiny-llama", "q4_0")), tmp_path / "state"
+    with Llama(model, repack=True, **_OPTIONS) as llm:
+        llm.eval(_PROMPT)
+        llm.save_state_file(path)
+        assert llm.load_state_file(path) == len(_PROMPT)
+    with (
+        Llama(model, repack=False, **_OPTIONS) as other,
+        pytest.raises(RequestError, match=r"computed with packed kernels.*with repack=True"),
+    ):
+        other.load_state_file(path)
+
+
 def test_scores_of_all_tokens_are_planned_for(tiny_model: TinyModel) -> None:
     path = str(tiny_model("tiny-wide"))
     overheads = []

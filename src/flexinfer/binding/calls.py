@@ -36,6 +36,8 @@ class Calls(llama_cpp.Llama):
 
     _batches: Batches
     _ledger: Ledger
+    # Name of the kernels that compute, in which states are told apart.
+    _kernels: str
     # Makes a native call that may abort; see `sampling`.
     _survive: Survive[Any]
 
@@ -217,15 +219,17 @@ class Calls(llama_cpp.Llama):
         Raises:
             RequestError: nothing was computed, or the file cannot be written.
         """
-        state.write_file(self, Path(path), self._ledger, self.memory_use()["kv"])
+        state.write_file(self, Path(path), self._ledger, self.memory_use()["kv"], self._kernels)
 
     def load_state_file(self, path: str | os.PathLike[str]) -> int:
         """Go on from a file that `save_state_file` wrote; returns the number of its tokens.
 
         Raises:
-            RequestError: it is no state, another model's, or larger than the context.
+            RequestError: it is no state, another model's, larger than the context, or was
+                computed with other kernels.
         """
-        ids = state.read_file(self, Path(path), self._ledger, self.memory_use()["kv"])
+        kv_bytes = self.memory_use()["kv"]
+        ids = state.read_file(self, Path(path), self._ledger, kv_bytes, self._kernels)
         if ids is None:
             raise RequestError(
                 f"{os.fspath(path)} is no state of this model that fits the context of "

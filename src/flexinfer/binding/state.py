@@ -27,7 +27,9 @@ from flexinfer.whole_file import whole_file
 
 _ACCOUNT = "states"
 _MAGIC = b"flexinfer state\0"
-_TRAILER = len(_MAGIC) + 4
+# The name of the kernels that computed it: with others each value differs a little.
+_KERNELS = 8
+_TRAILER = _KERNELS + len(_MAGIC) + 4
 _BLOCK = 1 << 20
 
 
@@ -83,11 +85,12 @@ def load_state(llm: Llama, state: LlamaState) -> None:
     private.take_over(llm, state.input_ids[:tokens], state.seed)
 
 
-def write_file(llm: Llama, path: Path, ledger: Ledger, kv_bytes: int) -> None:
+def write_file(llm: Llama, path: Path, ledger: Ledger, kv_bytes: int, kernels: str) -> None:
     """Write tokens and KV cache to `path`, which appears only once it is complete.
 
     Args:
         kv_bytes: of the cache as a whole.
+        kernels: name of those that computed it.
 
     Raises:
         RequestError: there is nothing to write, or the drive is full.
@@ -106,18 +109,29 @@ def write_file(llm: Llama, path: Path, ledger: Ledger, kv_bytes: int) -> None:
                 f"the state cannot be written to {path}: is the folder there, the drive full?"
             )
         with open(partial, "ab") as file:
+            file.write(kernels.encode().ljust(_KERNELS))
+        with open(partial, "ab") as file:
             file.write(_trailer(partial))
 
 
-def read_file(llm: Llama, path: Path, ledger: Ledger, kv_bytes: int) -> list[int] | None:
+def read_file(
+    llm: Llama, path: Path, ledger: Ledger, kv_bytes: int, kernels: str
+) -> list[int] | None:
     """The tokens of the state in `path`, which is taken over; None, and an empty context, where the
     file is no state, another model's, or larger than the context.
 
     Raises:
+        RequestError: other kernels than `kernels` computed it.
         BudgetError: the budget has no room for one layer's part.
     """
     if not _is_whole(path):
         return None
+    made = _kernels_of(path)
+    if made != kernels:
+        raise RequestError(
+            f"{path} was computed with {made} kernels, and this model with {kernels} ones, whose "
+            f"bits differ; open the model with repack={made == 'packed'}"
+        )
     tokens = (binding.llama_token * llm.n_ctx())()
     count = size_cell()
     with _piece(llm, ledger, kv_bytes):
@@ -144,13 +158,19 @@ def _trailer(path: Path, nbytes: int | None = None) -> bytes:
     return _MAGIC + checksum.to_bytes(4, "little")
 
 
+def _kernels_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        file.seek(-_TRAILER, os.SEEK_END)
+        return file.read(_KERNELS).decode(errors="replace").strip()
+
+
 def _is_whole(path: Path) -> bool:
     try:
-        nbytes = path.stat().st_size - _TRAILER
+        nbytes = path.stat().st_size - _TRAILER + _KERNELS
         with open(path, "rb") as file:
             file.seek(max(nbytes, 0))
             found = file.read()
-        return nbytes > 0 and found == _trailer(path, nbytes)
+        return nbytes > _KERNELS and found == _trailer(path, nbytes)
     except OSError:
         return False
 

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,7 @@ class SessionFile:
         document = {
             "version": _VERSION,
             "model": _fingerprint(llm),
+            "kernels": llm.plan.rates.kernels.value,
             "messages": session.messages,
             "tokens": session.tokens,
             "cached": self._cached,
@@ -100,11 +102,24 @@ class SessionFile:
                 f"{self.path} has the messages, but their cache is not kept: {trouble}"
             ) from trouble
 
+    def kernels(self, name: str, sizes: Sequence[int]) -> str | None:
+        """With which kernels the model of that name and files computed what is there.
+
+        None where nothing is, or another model's.
+        """
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            model, kernels = document["model"], document["kernels"]
+            known = (model["name"], model["sizes"]) == (name, list(sizes))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return kernels if known and kernels in ("packed", "plain") else None
+
     def load(self, llm: Llama) -> Session:
         """The session in the file, its cache taken over into the context of `llm`.
 
-        The cache is left out when it is another model's, larger than the context, or gone: the
-        messages are then computed again.
+        The cache is left out when it is another model's or another set of kernels', larger than
+        the context, or gone: the messages are then computed again.
 
         Raises:
             RequestError: the file is no session.

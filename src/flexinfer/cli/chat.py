@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,12 @@ from flexinfer.cli.options import (
     sampling_options,
 )
 from flexinfer.cli.streams import log
+from flexinfer.errors import RequestError
+from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.planning.kernels import Kernels
+
+if TYPE_CHECKING:
+    from flexinfer.chat.session import SessionFile
 
 
 @click.command(name="chat")
@@ -64,6 +70,7 @@ def command(
         kept.check()
     choosing = {**sampling.arguments, **extras.constraint()}
     catalogue = local_model(model, engine)
+    engine["repack"] = _repack(kept, catalogue, engine["repack"])
     with Llama(
         catalogue.paths[0],
         catalogue=catalogue,
@@ -81,3 +88,18 @@ def command(
         talking = Talking(llm, talk, kept, speed=speed, stops=sampling.stop, limit=most)
         talking.resume()
         talking.run()
+
+
+def _repack(kept: SessionFile | None, catalogue: Catalogue, asked: bool | None) -> bool | None:
+    """Whether to pack: as when the session was computed, whose cache has those bits."""
+    known = kept.kernels(catalogue.name, catalogue.sizes) if kept is not None else None
+    if kept is None or known is None:
+        return asked
+    packed = known == Kernels.PACKED
+    if asked is not None and asked is not packed:
+        option = "--repack" if asked else "--no-repack"
+        raise RequestError(
+            f"{kept.path} was computed with {known} kernels, whose bits {option} does not give; "
+            f"leave out {option} or give another --session"
+        )
+    return packed
