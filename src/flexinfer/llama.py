@@ -225,6 +225,7 @@ class Llama(Budgeted):
             self.ctx,
             causal=bool(self.catalogue.parameter("attention.causal", True)),
             attention_type=self.context_params.attention_type,
+            asked=opening.plan.request.ctx,
         )
         wrap_computing(
             self,

@@ -20,8 +20,9 @@ COMMANDS = {"bench", "chat", "cli"}
 BELOW = {"memory", "planning", "machine", "gguf", "reading", "rates", "seam"} | NATIVE | STORAGE
 
 # Folder, or module of the root, to what it may import besides itself and `FOR_ALL`.
-FOR_ALL = {"errors", "sizes", "text", "whole_file"}
+FOR_ALL = {"awake", "errors", "sizes", "text", "whole_file"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "awake": set(),
     "errors": set(),
     "sizes": set(),
     "text": set(),

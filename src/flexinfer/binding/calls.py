@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,8 @@ from flexinfer.errors import RequestError
 from flexinfer.memory.ledger import Ledger
 
 Own = TypeVar("Own", bound="Calls")
+# What the parent says of a prompt that leaves no room.
+_TOO_MANY = re.compile(r"Requested tokens \((\d+)\) exceed context window")
 
 
 class Calls(llama_cpp.Llama):
@@ -84,6 +87,16 @@ class Calls(llama_cpp.Llama):
         if asked.get("logprobs") is not None:
             self._batches.check_logprobs()
         return super().create_completion(*arguments, **options)
+
+    def _create_completion(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        try:
+            yield from super()._create_completion(*arguments, **options)
+        except ValueError as error:
+            found = _TOO_MANY.search(str(error))
+            if found is not None:
+                # One more, as the answer has at least one.
+                self._batches.check_room(int(found[1]) + 1)
+            raise
 
     def create_chat_completion(self, *arguments: Any, **options: Any) -> Any:
         """As the parent's.
@@ -180,11 +193,7 @@ class Calls(llama_cpp.Llama):
     def eval(self, tokens: Sequence[int]) -> None:
         check_tokens(tokens, self.n_vocab())
         self._batches.check_writes()
-        if self.n_tokens + len(tokens) > self.n_ctx():
-            raise RequestError(
-                f"{self.n_tokens} tokens are known and {len(tokens)} are to be computed, but the "
-                f"context holds {self.n_ctx()}; give a larger n_ctx"
-            )
+        self._batches.check_room(len(tokens), self.n_tokens)
         super().eval(tokens)
 
     def sample(self, *arguments: Any, **options: Any) -> int:

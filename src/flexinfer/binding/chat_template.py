@@ -15,7 +15,6 @@ import select
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from llama_cpp.llama_chat_format import (
     chat_formatter_to_chat_completion_handler,
 )
 
+from flexinfer.awake import POLL_SECONDS, AwakeClock
 from flexinfer.errors import RequestError
 
 SECONDS = 5.0
@@ -108,13 +108,14 @@ class Child:
         assert process.stdout is not None
         process.stdin.write(request)
         process.stdin.flush()
-        deadline = time.monotonic() + seconds
+        clock = AwakeClock()
         line = b""
         while not line.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+            if clock() >= seconds:
                 self.close()
                 return {"error": f"it takes longer than {SECONDS:.0f} s"}
+            if not select.select([process.stdout], [], [], POLL_SECONDS)[0]:
+                continue
             part = os.read(process.stdout.fileno(), 1 << 16)
             if not part:
                 raise BrokenPipeError("no answer came")

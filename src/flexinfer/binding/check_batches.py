@@ -32,12 +32,22 @@ class Batches:
         model, context: handles of llama.cpp.
         causal: whether a token sees only those before it, by the model's metadata.
         attention_type: the context's wish, which comes before the metadata.
+        asked: tokens of the context that was asked for.
     """
 
     def __init__(
-        self, name: str, model: Any, context: Any, *, causal: bool, attention_type: int
+        self,
+        name: str,
+        model: Any,
+        context: Any,
+        *,
+        causal: bool,
+        attention_type: int,
+        asked: int,
     ) -> None:
         self._name = name
+        self._context = int(llama_cpp.llama_n_ctx(context))
+        self._asked = asked
         self._ubatch = int(llama_cpp.llama_n_ubatch(context))
         self._encodes = bool(llama_cpp.llama_model_has_encoder(model))
         self._remembers = llama_cpp.llama_get_memory(context) is not None
@@ -109,9 +119,32 @@ class Batches:
                 )
             if not (self._causal and self._remembers):
                 self.check_size(batch.n_tokens())
+            self.check_room(batch.n_tokens())
             call(batch)
 
         return decode
+
+    def check_room(self, tokens: int, known: int = 0) -> None:
+        """Raise `RequestError` when so many tokens more do not fit the context.
+
+        Args:
+            known: tokens that are in it already.
+        """
+        if known + tokens <= self._context:
+            return
+        cut = self._context < self._asked
+        raise RequestError(
+            f"{tokens} tokens are to be computed"
+            + (f" after {known} that are known" if known else "")
+            + f", but the context holds {self._context}"
+            + (
+                f" of the {self._asked} asked for, as the budget has no room for more"
+                if cut
+                else ""
+            )
+            + ("; give more memory" if cut else "; give a larger n_ctx")
+            + " or a shorter text"
+        )
 
     def check_size(self, tokens: int) -> None:
         """Raise `RequestError` when so many tokens do not fit in one micro-batch.

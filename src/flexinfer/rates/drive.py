@@ -17,6 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
+from flexinfer.awake import AwakeClock
 from flexinfer.errors import ModelNotFoundError
 from flexinfer.gguf.names import meant_by
 from flexinfer.machine.cgroups import read_limit
@@ -169,11 +170,13 @@ def _has_holes(path: str) -> bool:
 
 def _rate(reader: Reader, arena: Arena, file: int, size: int, clock: Callable[[], float]) -> float:
     """Bytes/s of transfers in random order; none is read twice."""
+    awake = AwakeClock(clock)
     starts = list(range(0, size - _TRANSFER + 1, _TRANSFER))
     random.shuffle(starts)
-    began = clock()
+    began = awake()
     some = starts[: _BYTES // len(CANDIDATES) // _TRANSFER]
-    in_time = takewhile(lambda _: clock() - began <= _SECONDS / len(CANDIDATES), some)
+    in_time = takewhile(lambda _: awake() - began <= _SECONDS / len(CANDIDATES), some)
     ranges = ((file, start, _TRANSFER) for start in in_time)
-    total = sweep(reader, arena, ranges, _TRANSFER, Waiting(hang_s=_HANG_SECONDS))
-    return total / max(clock() - began, 1e-9)
+    waiting = Waiting(hang_s=_HANG_SECONDS, clock=lambda: awake)
+    total = sweep(reader, arena, ranges, _TRANSFER, waiting)
+    return total / max(awake() - began, 1e-9)

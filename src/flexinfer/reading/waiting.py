@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from flexinfer.awake import POLL_SECONDS, AwakeClock
 from flexinfer.errors import ReadError
 from flexinfer.reading.reader import CLOSE_SECONDS, Transfer
-
-_POLL_SECONDS = 0.1
 
 
 @dataclass
@@ -30,16 +28,19 @@ class Waiting:
 
     Attributes:
         check: called while waiting; raises to stop the wait.
-        hang_s: a drive that answers nothing for so many seconds is taken for dead.
+        hang_s: a drive that answers nothing for so many seconds is taken for dead; those in which
+            this process was stopped do not count.
         cancel_s: a read that was cancelled and does not end for so many seconds is left behind
             with its memory.
         close_s: so many seconds the end of a reader's threads is waited for.
+        clock: makes the clock of one wait.
     """
 
     check: Callable[[], None] = lambda: None
     hang_s: float = 60.0
     cancel_s: float = 2.0
     close_s: float = CLOSE_SECONDS
+    clock: Callable[[], Callable[[], float]] = AwakeClock
 
     def wait_for(self, transfer: Transfer, what: str) -> float:
         """Wait until `transfer` of `what` is done; returns the seconds it took.
@@ -49,15 +50,16 @@ class Waiting:
         """
         waited = 0.0
         if not transfer.done:
-            began = time.perf_counter()
-            while not transfer.wait(min(_POLL_SECONDS, self.hang_s)):
+            clock = self.clock()
+            began = clock()
+            while not transfer.wait(min(POLL_SECONDS, self.hang_s)):
                 self.check()
-                if time.perf_counter() - began > self.hang_s:
+                if clock() - began > self.hang_s:
                     raise ReadError(
                         f"{what}: the drive did not answer for {self.hang_s:.0f} s; "
                         "check the drive and try again"
                     )
-            waited = time.perf_counter() - began
+            waited = clock() - began
         if transfer.error is not None:
             raise transfer.error
         return waited
