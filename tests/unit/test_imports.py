@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chat": {"llama", "binding"},
     "show": {"planning"},
     "synth": {"gguf.types"},
+    "batch": set(),
     "bench": BELOW | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth"},
     "serve": BELOW - STORAGE | {"engine", "binding", "foretell", "storage.experts"},
     "cli": BELOW
