@@ -12,7 +12,7 @@ import pytest
 from flexinfer.errors import EngineError
 from flexinfer.gguf.types import QUANT_TYPES, QuantType
 from flexinfer.native.library import library
-from flexinfer.native.mirror import InitParams, LogCallback, Tensor
+from flexinfer.native.mirror import LOG_LEVEL_DEBUG, InitParams, LogCallback, Tensor
 from flexinfer.native.packing import Packer, Packing, packer
 
 # Not even an element of these is a weight's.
@@ -188,3 +188,25 @@ def test_nothing_is_said_of_each_piece(own: Packer, context: int, said: list[byt
     own.set_tensor(tensor, address_of(raw.copy()), 16 * packing.row_bytes)
     assert len(said) == 1
     assert b"repack tensor" in said[0]
+
+
+def test_a_callback_that_was_put_back_hands_on_as_before(packs: Packer) -> None:
+    """Not to the one that stood there meanwhile, which may be gone."""
+    native = library()
+    outer: list[bytes] = []
+    inner: list[bytes] = []
+    first, ours = ctypes.c_void_p(), ctypes.c_void_p()
+    data = ctypes.c_void_p()
+    native.ggml_log_get(ctypes.byref(first), ctypes.byref(data))
+    kept = [LogCallback(lambda _l, text, _d, to=to: to.append(text)) for to in (outer, inner)]
+    try:
+        native.ggml_log_set(kept[0], None)
+        packs.listen()
+        native.ggml_log_get(ctypes.byref(ours), ctypes.byref(data))
+        native.ggml_log_set(kept[1], None)
+        packs.listen()
+        native.ggml_log_set(ours, None)
+        LogCallback(ours.value or 0)(LOG_LEVEL_DEBUG, b"hello", None)
+    finally:
+        native.ggml_log_set(first, None)
+    assert (outer, inner) == ([b"hello"], [])
