@@ -18,10 +18,12 @@ from flexinfer.gguf.estimate import (
 from flexinfer.machine.budget import wished_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.forecast import Forecast
+from flexinfer.planning.many import RowTimes
 from flexinfer.planning.plan import LEAST_CONTEXT, MIN_UBATCH, Costs, CostsOf, Plan, Rates, Request
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates
+from flexinfer.rates.row_times import row_times
 from flexinfer.sizes import optional_size
 
 _CONTEXT = 512
@@ -173,6 +175,12 @@ def _costs(catalogue: Catalogue, arguments: Arguments, batch: int) -> CostsOf:
         return replace(least, overhead=least.overhead + row * ctx, kv=least.kv + outputs)
 
     return with_logits
+
+
+def foretell_rows(catalogue: Catalogue, forecast: Forecast, cores: int | None) -> RowTimes:
+    """How long passes over several rows take here: remembered, or measured within a second."""
+    threads = cores or Machine.detect().cores
+    return row_times(forecast.weights, catalogue.types, forecast.rates, threads)
 
 
 def require_fit(catalogue: Catalogue, arguments: Arguments) -> None:

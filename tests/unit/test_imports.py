@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": BELOW - STORAGE | {"engine", "binding", "foretell", "storage.experts"},
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
-    | {"serve"},
+    | {"serve", "batch"},
     "": {"llama", "foretell"},
     "__main__": {"cli"},
 }

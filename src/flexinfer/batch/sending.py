@@ -30,16 +30,24 @@ class Sender:
         url: of the server, without the route.
         key: that it asks for, if it does.
         answered: is told the body of each answer.
+        stopped: whether what is under way is to be given up, and not recorded.
 
     An answer that says the request was wrong (HTTP 4xx) is a result like any other.
     """
 
-    def __init__(self, url: str, key: str | None, slots: int, answered: Answered) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        slots: int,
+        answered: Answered,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._url = url
         self._width = slots + _WAITING
         self._answered = answered
-        self._stopped = False
+        self._stopped = stopped
 
     def send(self, asked: Iterable[Request | BadLine], results: Results) -> None:
         """Return once each of `asked` has a record.
@@ -49,10 +57,6 @@ class Sender:
             RequestError: a record could not be written.
         """
         asyncio.run(self._send(iter(asked), results))
-
-    def stop(self) -> None:
-        """From another thread: what is under way is given up and not recorded."""
-        self._stopped = True
 
     async def _send(self, asked: Iterator[Request | BadLine], results: Results) -> None:
         async with self._client() as client:
@@ -84,7 +88,7 @@ class Sender:
         self, client: httpx.AsyncClient, asked: Iterator[Request | BadLine], results: Results
     ) -> None:
         for one in asked:
-            if self._stopped:
+            if self._stopped():
                 return
             if results.has(one):
                 continue
@@ -92,22 +96,24 @@ class Sender:
                 results.add_error(one, "invalid_line", one.why)
                 continue
             response = await self._post(client, one)
-            if self._stopped:
+            if response is None or self._stopped():
                 return
             body = _body(response)
             results.add_answer(one, response.status_code, body)
             self._answered(body)
 
-    async def _post(self, client: httpx.AsyncClient, request: Request) -> httpx.Response:
+    async def _post(self, client: httpx.AsyncClient, request: Request) -> httpx.Response | None:
         for attempt in range(_RETRIES + 1):
             try:
                 response = await client.post(request.url, json=request.body)
             except httpx.TransportError as error:
+                if self._stopped():
+                    return None
                 raise EngineError(
                     f"the server went away at line {request.line}: "
                     f"{error or type(error).__name__}; the same command goes on"
                 ) from error
-            if response.status_code < 500 or attempt == _RETRIES or self._stopped:
+            if response.status_code < 500 or attempt == _RETRIES or self._stopped():
                 break
             await asyncio.sleep(_BACKOFF_SECONDS * (attempt + 1))
         return response

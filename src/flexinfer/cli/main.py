@@ -23,6 +23,7 @@ _COMMANDS = {
     "run": "answer one prompt",
     "chat": "talk with a model; earlier turns are kept",
     "serve": "answer requests as llama.cpp's server does, inside the budget",
+    "batch": "answer a file of requests, as many at a time as pays",
     "plan": "show what a memory budget would do",
     "demo": "a small model streamed, beside plain llama.cpp",
     "doctor": "what this machine offers, and what to change",

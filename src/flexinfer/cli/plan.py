@@ -12,6 +12,7 @@ import click
 
 from flexinfer.cli.models import catalogue_of
 from flexinfer.cli.options import engine_options, plan_arguments
+from flexinfer.cli.slots import SlotPlans, Slots
 from flexinfer.cli.streams import say
 from flexinfer.sizes import format_size
 from flexinfer.text import one_line
@@ -55,6 +56,12 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
     help="Length of the prompt that run would get.",
 )
 @click.option("-n", "tokens", type=click.IntRange(1), default=128, help="As run has it.")
+@click.option(
+    "--slots",
+    type=Slots(),
+    help="Plan for so many sequences together, of --ctx tokens each, as serve has them; auto: the "
+    "number with the highest rate.",
+)
 @click.option("--for", "rate", callback=_rate, help="The smallest budget for a rate, as 3tok/s.")
 @click.option("--curve", "with_curve", is_flag=True, help="Predicted rates of other budgets.")
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw into a file.")
@@ -65,6 +72,7 @@ def command(
     speaks_for: str,
     prompt: int,
     tokens: int,
+    slots: int | None,
     rate: float | None,
     with_curve: bool,
     png: Path | None,
@@ -82,21 +90,29 @@ def command(
 
     machine = Machine.detect()
     catalogue = catalogue_of(model)
+    if slots is not None:
+        speaks_for = "serve"
     forecast = _forecast(catalogue, machine, speaks_for, prompt, tokens, **engine)
     if rate is not None:
         forecast = _at(forecast, forecast.budget_for(rate))
-    plan = forecast.plan()
+    together = None if slots is None else _together(catalogue, forecast, slots, engine["threads"])
+    plan = forecast.plan() if together is None else together.chosen.plan
     if png is not None:
         from flexinfer.show.png import save_png
 
         save_png(plan, png, catalogue.name)
     if as_json:
         document = {"for": speaks_for, **_document(catalogue, forecast, plan, with_curve)}
+        if together is not None:
+            document |= together.document()
         say(json.dumps(document, indent=2))
         return
     length = f" with a prompt of {prompt} tokens" if speaks_for == "run" else ""
     _show(catalogue, forecast, plan, f"for {speaks_for}{length}", with_curve)
-    _advise(forecast, machine, rate)
+    if together is None:
+        _advise(forecast, machine, rate)
+    else:
+        _show_slots(together)
     if verbose:
         for reason in plan.reasons:
             say(f"  {one_line(reason)}")
@@ -119,11 +135,34 @@ def _forecast(
     from flexinfer.foretell import chat_sizes, forecast, run_sizes
 
     arguments = plan_arguments(engine)
-    if speaks_for == "chat":
+    if speaks_for != "run":
         sizes = chat_sizes(catalogue, arguments, ctx, ubatch)
     else:
         sizes = run_sizes(prompt, tokens, ctx, ubatch)
     return forecast(catalogue, replace(arguments, sizes=sizes), machine)
+
+
+def _together(
+    catalogue: Catalogue, forecast: Forecast, slots: int, threads: int | None
+) -> SlotPlans:
+    from flexinfer.foretell import foretell_rows
+
+    times = foretell_rows(catalogue, forecast, threads)
+    return SlotPlans.of(forecast, times, forecast.request.ctx, slots)
+
+
+def _show_slots(together: SlotPlans) -> None:
+    from rich.console import Console
+
+    from flexinfer.show import terminal
+
+    chosen = together.chosen
+    console = Console(highlight=False)
+    console.print(
+        f"{chosen.sequences} slots of {together.ctx} tokens: about {chosen.together_tok_s:.3g} "
+        f"tokens/s together, {chosen.each_tok_s:.3g} each\n"
+    )
+    console.print(terminal.slots(together.points, chosen.sequences))
 
 
 def _at(forecast: Forecast, budget: int) -> Forecast:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import AUTO, engine_options
-from flexinfer.errors import UnsupportedError
-from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
+from flexinfer.cli.options import engine_options
+from flexinfer.cli.serving import serve_settings
+from flexinfer.cli.slots import Slots
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
-    from flexinfer.gguf.catalogue import Catalogue
     from flexinfer.serve.models import ServedModel
     from flexinfer.serve.planned import Planned
     from flexinfer.serve.settings import Settings
@@ -43,7 +42,7 @@ class Duration(click.ParamType[float]):
 @click.command(name="serve")
 @click.argument("model", required=False)
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-SERVER FLAGS]")
-@click.option("--slots", type=click.IntRange(1), default=1, help="Requests answered together.")
+@click.option("--slots", type=Slots(), default=1, help="Answered together; auto: the fastest.")
 @engine_options
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
@@ -73,11 +72,14 @@ def command(
         if build:
             return
         raise click.UsageError("Missing argument 'MODEL'.")
+    from flexinfer.serve.ending import Ending
     from flexinfer.serve.library import ServerLibrary
 
+    ending = Ending()
+    ending.begin()
     library = ServerLibrary()
     catalogue = local_model(model, options)
-    settings = _settings(catalogue, flags, **options)
+    settings = serve_settings(catalogue, flags, **options)
     from flexinfer.serve.planned import plan_server
     from flexinfer.serve.server import Server
 
@@ -89,7 +91,7 @@ def command(
     def started(served: ServedModel, port: int) -> None:
         _announce(settings, planned, served, port, as_json)
 
-    status = Server(library, settings, planned, started).run()
+    status = Server(library, settings, planned, started, ending).run()
     if status:
         raise click.exceptions.Exit(status)
 
@@ -101,40 +103,6 @@ def _build() -> None:
 
     click.echo("building llama.cpp's server: some minutes", err=True)
     build(Path(platformdirs.user_cache_dir("flexinfer")) / "server")
-
-
-def _settings(
-    catalogue: Catalogue,
-    flags: tuple[str, ...],
-    *,
-    memory: int | None,
-    threads: int | None,
-    kv_type: str,
-    flash_attn: bool | None,
-    repack: bool | None,
-    idle_release: float | None,
-    **options: Any,
-) -> Settings:
-    from flexinfer.machine.budget import granted_budget
-    from flexinfer.machine.machine import Machine
-    from flexinfer.rates.kernels import kernels_for
-    from flexinfer.serve.arguments import read_extra, refuse_surroundings
-    from flexinfer.serve.settings import Settings
-
-    refuse_surroundings(os.environ)
-    if memory == AUTO:
-        raise UnsupportedError("serve does not follow the machine; give --memory a size")
-    machine = Machine.detect()
-    return Settings(
-        budget=granted_budget(memory, machine),
-        threads=threads or machine.cores,
-        kv=(kv_type, KV_TYPES[kv_type]),
-        flash_attention=True if needs_flash_attention(kv_type) else flash_attn,
-        kernels=kernels_for(catalogue, machine, repack),
-        idle_seconds=idle_release or 0.0,
-        flags=read_extra(flags),
-        **options,
-    )
 
 
 def _warn(settings: Settings) -> None:

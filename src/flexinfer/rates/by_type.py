@@ -33,10 +33,15 @@ def work_by_type(weights: Sequence[Weight], types: Mapping[str, QuantType]) -> d
     return work
 
 
+def main_products(work: Mapping[Product, int]) -> list[Product]:
+    """Those with the most work, which are worth a probe."""
+    return sorted(work, key=lambda kind: -work[kind])[:_TYPES]
+
+
 def type_rates(work: Mapping[Product, int], cores: int, kernels: Kernels) -> dict[str, TypeRates]:
     """Rates by name of the products with the most work, remembered for a month or measured."""
     memory = Remembered()
-    largest = sorted(work, key=lambda kind: -work[kind])[:_TYPES]
+    largest = main_products(work)
     rates = {}
     for kind in largest:
         known = _recall(memory.get(_key(kind.name, cores, kernels)) or {})

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from flexinfer.gguf.types import QuantType
 from flexinfer.memory.pages import Arena, round_up
@@ -47,10 +48,32 @@ def measure_types(
 
     Takes about 40 ms each and `weight_bytes` of memory, which is given back.
     """
+    with _probing(threads, kernels, weight_bytes) as probe:
+        return {product.name: probe.rates(product, weight_bytes) for product in products}
+
+
+def measure_rows(
+    products: Iterable[Product], threads: int, kernels: Kernels, rows: Sequence[int]
+) -> dict[str, tuple[float, ...]]:
+    """Seconds a byte that a token uses, of a pass over so many rows, by name of the product.
+
+    Takes about 0.2 s each.
+    """
+    with _probing(threads, kernels, WEIGHT_BYTES) as probe:
+        return {
+            product.name: tuple(n / probe.rate(product, _bytes_for(n), n) for n in rows)
+            for product in products
+        }
+
+
+def _bytes_for(rows: int) -> int:
+    """A weight that does not stay in a cache for few rows, and takes milliseconds for many."""
+    return max(WEIGHT_BYTES // rows, _MANY_BYTES)
+
+
+@contextmanager
+def _probing(threads: int, kernels: Kernels, weight_bytes: int) -> Iterator[_Probe]:
     native = library()
-    packs = packer() if kernels is Kernels.PACKED else None
-    if packs is not None:
-        packs.listen()
     backend = InnerBackend(native)
     backend.set_threads(threads)
     arena = Arena(weight_bytes + _SCRATCH)
@@ -58,8 +81,10 @@ def measure_types(
         # Zeros are valid blocks of every type, and no kernel looks at the values.
         # Touched once, so that each page is a page of its own.
         arena.view(0, arena.nbytes)[::ALIGNMENT] = bytes(-(-arena.nbytes // ALIGNMENT))
-        probe = _Probe(native, backend, arena, packs)
-        return {product.name: probe.rates(product, weight_bytes) for product in products}
+        packs = packer() if kernels is Kernels.PACKED else None
+        if packs is not None:
+            packs.listen()
+        yield _Probe(native, backend, arena, packs)
     finally:
         arena.close()
         backend.free()
@@ -85,6 +110,12 @@ class _Probe:
             row = self._time(product, weight_bytes, 1, 1, 1)
             many = self._time(product, many_bytes, 1, _MANY_ROWS, 1)
         return TypeRates(row, many, self._packing(product.kind, many_bytes))
+
+    def rate(self, product: Product, weight_bytes: int, rows: int) -> float:
+        """Bytes that a row uses times rows a second, in passes of so many rows."""
+        if product.routed:
+            return self._time(product, weight_bytes, _EXPERTS, rows, _USED_OF_FEW)
+        return self._time(product, weight_bytes, 1, rows, 1)
 
     def _time(
         self, product: Product, weight_bytes: int, matrices: int, rows: int, used: int

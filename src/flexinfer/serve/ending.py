@@ -13,20 +13,24 @@ _GRACE_SECONDS = 1.6
 
 
 class Ending:
-    """Takes the signals of the whole process: call `begin` before any other thread is started.
+    """Takes the signals of the whole process from `begin` on.
 
-    Args:
-        end: called once, in a thread of its own, when the process is to end.
+    That must come before any other thread is started, those that compute included: a signal goes to
+    whichever thread does not block it, and is lost on one that never runs Python.
     """
 
-    def __init__(self, end: Callable[[], None]) -> None:
-        self._end = end
+    def __init__(self) -> None:
+        self._end: Callable[[], None] | None = None
         self._asked = threading.Event()
 
     @property
     def asked(self) -> bool:
         """The process is to end."""
         return self._asked.is_set()
+
+    def call(self, end: Callable[[], None]) -> None:
+        """Have the end made by `end`, called once; until then the process just ends."""
+        self._end = end
 
     def begin(self) -> None:
         # llama.cpp's own handler locks a mutex inside the signal: here none is ever delivered.
@@ -41,6 +45,8 @@ class Ending:
         os._exit(1)
 
     def _leave(self) -> None:
+        if self._end is None:
+            os._exit(1)
         last = threading.Timer(_GRACE_SECONDS, os._exit, (0,))
         last.daemon = True
         last.start()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flexinfer.engine.opening import Options
-from flexinfer.errors import ModelNotFoundError, UnsupportedError
+from flexinfer.errors import BudgetError, ModelNotFoundError, UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.forecast import Forecast
+from flexinfer.planning.many import RowTimes, Together, best, together
 from flexinfer.planning.plan import Request
 from flexinfer.rates.rates import drive_for, measure_rates
+from flexinfer.rates.row_times import row_times
 from flexinfer.serve.models import ModelFile
 from flexinfer.serve.settings import Settings
 from flexinfer.serve.sizing import MIN_CONTEXT, Sizes, Wish, decide
 
+# Tokens of a slot where the number of slots is to be found, and no context was asked for.
+SLOT_CTX = 2048
 # A model that drafts takes at most this share of the budget, and streams beyond.
 _DRAFT_SHARE = 4
 
@@ -66,6 +70,42 @@ def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
     if draft is not None:
         files[draft.paths[0]] = _file(draft, settings, sizes, share)
     return Planned(sizes, files, tuple(_arguments(settings, catalogue, sizes)))
+
+
+def best_slots(settings: Settings, catalogue: Catalogue) -> int:
+    """The number of slots with the highest rate together, of those that the server can hold.
+
+    Raises:
+        BudgetError: not even one.
+    """
+    forecast, times = _rows(settings, catalogue)
+    ctx = settings.ctx or min(int(catalogue.parameter("context_length", SLOT_CTX)), SLOT_CTX)
+    slots = best(forecast, times, ctx).sequences
+    while slots > 1:
+        try:
+            plan_server(replace(settings, slots=slots, ctx=ctx), catalogue)
+        except BudgetError:
+            slots -= 1
+        else:
+            break
+    return slots
+
+
+def foretold(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> Together:
+    """What so many slots of that size are expected to reach.
+
+    Raises:
+        BudgetError: the budget does not hold them.
+    """
+    forecast, times = _rows(settings, catalogue)
+    left = replace(forecast.request, budget=settings.budget - sizes.reserve)
+    return together(replace(forecast, request=left), times, sizes.ctx, sizes.slots)
+
+
+def _rows(settings: Settings, catalogue: Catalogue) -> tuple[Forecast, RowTimes]:
+    forecast = _forecast(catalogue, settings, settings.budget)
+    times = row_times(forecast.weights, catalogue.types, forecast.rates, settings.threads)
+    return forecast, times
 
 
 def _check_model(catalogue: Catalogue) -> None:

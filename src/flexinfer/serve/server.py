@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.errors import EngineError
@@ -18,6 +18,8 @@ from flexinfer.serve.watch import ACCOUNT, Watch
 
 _STOPPING = "the server is stopping; send the request again once it runs"
 
+_T = TypeVar("_T")
+
 
 class Server:
     """llama.cpp's server over our engine, for one model.
@@ -27,6 +29,7 @@ class Server:
         settings: what was asked.
         planned: what came out of it.
         started: is told the port once requests are answered.
+        ending: of the process, begun before anything was computed.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Server:
         settings: Settings,
         planned: Planned,
         started: Callable[[ServedModel, int], None],
+        ending: Ending,
     ) -> None:
         self._library = library
         self._settings = settings
@@ -44,7 +48,8 @@ class Server:
         if settings.weight_memory is None:
             self._ledger.limit_to(self, settings.budget, asked=True)
         self._models = Models(planned.files, self._ledger, self._opened)
-        self._ending = Ending(self._end)
+        self._ending = ending
+        ending.call(self._end)
         self._watch: Watch | None = None
         self._failure: BaseException | None = None
         sizes = planned.sizes
@@ -57,7 +62,6 @@ class Server:
         Raises:
             FlexInferError: it could not be started.
         """
-        self._ending.begin()
         sizes = self._planned.sizes
         limits = {
             "body_bytes": sizes.body,
@@ -76,6 +80,15 @@ class Server:
                 "llama.cpp's server did not start; its last lines on standard error say why"
             )
         return 0
+
+    @property
+    def stopping(self) -> bool:
+        """A signal asked for the end: requests that are under way get no answer."""
+        return self._ending.asked
+
+    def stop(self) -> None:
+        """Have `run` return; may be called from any thread."""
+        self._library.stop()
 
     # -- what the server asks -----------------------------------------------------------------
 
@@ -97,6 +110,9 @@ class Server:
         return f"llama.cpp could not compute this batch (status {status}); the log says why"
 
     def ready(self, port: int) -> bool:
+        return bool(self._kept(lambda: self._begin(port)))
+
+    def _begin(self, port: int) -> bool:
         self._models.compute()
         if self._ending.asked:
             return False
@@ -115,7 +131,7 @@ class Server:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _kept(self, call: Callable[[], int | None]) -> int | None:
+    def _kept(self, call: Callable[[], _T]) -> _T | None:
         """What `call` returns; what it raises is the reason why the server ends."""
         try:
             return call()

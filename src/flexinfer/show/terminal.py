@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flexinfer.planning.many import Together
 from flexinfer.planning.plan import Plan
 from flexinfer.show.grid import Cell, Grid, memory_parts
 from flexinfer.sizes import format_size
@@ -74,6 +75,21 @@ def curve(points: Sequence[tuple[int, float]], here: int, width: int = 40) -> Re
         mark = " ◂ this plan" if budget == here else ""
         bar = "█" * max(round(width * rate / fastest), 1)
         table.add_row(format_size(budget), f"{rate:.3g}", Text(bar, "green") + Text(mark))
+    return table
+
+
+def slots(points: Sequence[Together], chosen: int, width: int = 30) -> RenderableType:
+    """Predicted rates of several sequences a pass as bars; `chosen` marks their number."""
+    table = Table("slots", "each", "together", "bound", "", box=None, pad_edge=False)
+    for column in table.columns[:4]:
+        column.justify = "right"
+    fastest = max((point.together_tok_s for point in points), default=0.0) or 1.0
+    for point in points:
+        rates = (point.each_tok_s, point.together_tok_s, point.bound_tok_s)
+        mark = " ◂ these" if point.sequences == chosen else ""
+        bar = "█" * max(round(width * point.together_tok_s / fastest), 1)
+        figures = [f"{rate:.3g}" for rate in rates]
+        table.add_row(str(point.sequences), *figures, Text(bar, "green") + Text(mark))
     return table
 
 

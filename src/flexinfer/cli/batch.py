@@ -1,0 +1,131 @@
+"""`flexinfer batch`: answer a file of requests, as many at a time as pays."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flexinfer.cli.models import local_model
+from flexinfer.cli.options import engine_options
+from flexinfer.cli.serving import serve_settings
+from flexinfer.cli.slots import Slots
+
+if TYPE_CHECKING:
+    from flexinfer.batch.job import Job
+    from flexinfer.batch.results import Results
+    from flexinfer.serve.models import ServedModel
+
+# llama.cpp's server says errors only: it is not what was asked to run.
+_FLAGS = ("-lv", "1")
+# A log gets a line less often than a terminal is refreshed.
+_LINE_SECONDS = 30.0
+_REFRESH_SECONDS = 0.5
+
+
+@click.command(name="batch")
+@click.argument("source", type=click.Path(path_type=Path), metavar="IN.jsonl")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.jsonl")
+@click.argument("model")
+@click.option(
+    "--slots",
+    type=Slots(),
+    default="auto",
+    show_default=True,
+    help="Requests answered together; auto: the number with the highest rate.",
+)
+@engine_options
+@click.option("--lora", multiple=True, type=click.Path(), help="An adapter; may be repeated.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document about the run at the end.")
+def command(
+    source: Path, out: Path, model: str, quiet: bool, as_json: bool, **options: Any
+) -> None:
+    """Answer the requests of IN.jsonl with MODEL into OUT.jsonl.
+
+    Both are in the format of OpenAI's batch API. Answers are appended as they come; the same
+    command goes on where it was stopped.
+    """
+    from flexinfer.batch.job import Job
+    from flexinfer.batch.results import Results
+
+    with Results(out) as results:
+        job = Job(source, results)
+        if job.left:
+            _answer(job, results, model, quiet=quiet, **options)
+        job.finish()
+        _tell(job, results, as_json)
+
+
+def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: Any) -> None:
+    from flexinfer.serve.ending import Ending
+    from flexinfer.serve.library import ServerLibrary
+    from flexinfer.serve.planned import foretold, plan_server
+    from flexinfer.serve.server import Server
+
+    ending = Ending()
+    ending.begin()
+    library = ServerLibrary()
+    catalogue = local_model(model, options)
+    # Nobody else is to be answered meanwhile.
+    key = secrets.token_urlsafe()
+    settings = serve_settings(
+        catalogue, _FLAGS, port=0, api_key=key, embeddings=job.only_embeddings, **options
+    )
+    planned = plan_server(settings, catalogue)
+    bound = foretold(settings, catalogue, planned.sizes).bound_tok_s
+    watching = threading.Event()
+
+    def started(served: ServedModel, port: int) -> None:
+        sizes, plan = planned.sizes, served.plan
+        if not quiet:
+            click.echo(f"{plan.mode}; {plan.computed}", err=True)
+            click.echo(f"{sizes.slots} slots of {sizes.ctx} tokens", err=True)
+            threading.Thread(target=_watch, args=(job, watching), daemon=True).start()
+        job.start(
+            f"http://127.0.0.1:{port}",
+            key,
+            sizes.slots,
+            bound,
+            stopped=lambda: server.stopping,
+            over=server.stop,
+        )
+
+    server = Server(library, settings, planned, started, ending)
+    try:
+        server.run()
+    finally:
+        watching.set()
+
+
+def _watch(job: Job, over: threading.Event) -> None:
+    """Show how far it is on standard error until it is over."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        while not over.wait(_LINE_SECONDS):
+            click.echo(job.progress.line(time.monotonic()), err=True)
+        return
+    with console.status("") as status:
+        while not over.wait(_REFRESH_SECONDS):
+            status.update(job.progress.line(time.monotonic()))
+
+
+def _tell(job: Job, results: Results, as_json: bool) -> None:
+    now = time.monotonic()
+    if as_json:
+        click.echo(json.dumps(job.summary(now), indent=2))
+    else:
+        click.echo(job.progress.line(now), err=True)
+    missing = job.total - len(results)
+    if missing:
+        left = f"{missing} of {job.total} requests are left"
+        click.echo(f"{left}: the same command goes on", err=True)
+        sys.exit(1)

@@ -1,0 +1,67 @@
+"""Seconds that a pass over a model takes to compute, by the number of its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flexinfer.gguf.types import QuantType
+from flexinfer.machine.processor import processor_name
+from flexinfer.planning.kernels import Kernels
+from flexinfer.planning.many import RowTimes
+from flexinfer.planning.plan import Rates
+from flexinfer.planning.weights import Weight
+from flexinfer.rates.by_type import main_products, work_by_type
+from flexinfer.rates.cache_file import Remembered
+from flexinfer.rates.type_rates import Product
+
+# Numbers of rows that are measured; between them times lie on lines.
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def row_times(
+    weights: Sequence[Weight], types: Mapping[str, QuantType], rates: Rates, cores: int
+) -> RowTimes:
+    """Of a model's main types, remembered for a month or measured within a second.
+
+    What one row takes is that of `rates`; the probe says how much longer more rows take.
+    """
+    work = work_by_type(weights, types)
+    kinds = main_products(work)
+    paces = _paces(kinds, cores, rates.kernels)
+    total = [sum(work[kind] * paces[kind.name][at] for kind in kinds) for at in range(len(ROWS))]
+    points: list[tuple[int, float]] = []
+    for rows, seconds in zip(ROWS, total, strict=True):
+        # What was disturbed is never below what fewer rows take.
+        least = points[-1][1] if points else rates.compute_s
+        points.append((rows, max(rates.compute_s * seconds / total[0], least)))
+    return RowTimes(tuple(points))
+
+
+def _paces(kinds: Sequence[Product], cores: int, kernels: Kernels) -> dict[str, tuple[float, ...]]:
+    """Seconds a byte of weights, by name of the type, for each of `ROWS`."""
+    memory = Remembered()
+    known = {kind.name: _recall(memory.get(_key(kind.name, cores, kernels))) for kind in kinds}
+    found = {name: seconds for name, seconds in known.items() if seconds}
+    missing = [kind for kind in kinds if kind.name not in found]
+    if missing:
+        from flexinfer.rates.processor import measure_rows  # late: it loads the native library
+
+        for name, seconds in measure_rows(missing, cores, kernels, ROWS).items():
+            found[name] = seconds
+            memory.put(_key(name, cores, kernels), {"seconds": list(seconds)})
+    return found
+
+
+def _recall(entry: Mapping[str, Any] | None) -> tuple[float, ...]:
+    seconds = (entry or {}).get("seconds")
+    if not isinstance(seconds, list) or len(seconds) != len(ROWS):
+        return ()
+    good = all(isinstance(one, float) and 0 < one < math.inf for one in seconds)
+    return tuple(seconds) if good else ()
+
+
+def _key(name: str, cores: int, kernels: Kernels) -> str:
+    """Of a type, in what is remembered."""
+    return f"rows of {name} {kernels.value} {cores} cores of {processor_name()}"
