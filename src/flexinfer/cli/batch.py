@@ -16,6 +16,7 @@ from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
 from flexinfer.cli.serving import serve_settings
 from flexinfer.cli.slots import Slots
+from flexinfer.cli.streams import log, say
 
 if TYPE_CHECKING:
     from flexinfer.batch.job import Job
@@ -85,8 +86,8 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
     def started(served: ServedModel, port: int) -> None:
         sizes, plan = planned.sizes, served.plan
         if not quiet:
-            click.echo(f"{plan.mode}; {plan.computed}", err=True)
-            click.echo(f"{sizes.slots} slots of {sizes.ctx} tokens", err=True)
+            log(f"{plan.mode}; {plan.computed}")
+            log(f"{sizes.slots} slots of {sizes.ctx} tokens")
             threading.Thread(target=_watch, args=(job, watching), daemon=True).start()
         job.start(
             f"http://127.0.0.1:{port}",
@@ -111,7 +112,7 @@ def _watch(job: Job, over: threading.Event) -> None:
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         while not over.wait(_LINE_SECONDS):
-            click.echo(job.progress.line(time.monotonic()), err=True)
+            log(job.progress.line(time.monotonic()))
         return
     with console.status("") as status:
         while not over.wait(_REFRESH_SECONDS):
@@ -121,11 +122,11 @@ def _watch(job: Job, over: threading.Event) -> None:
 def _tell(job: Job, results: Results, as_json: bool) -> None:
     now = time.monotonic()
     if as_json:
-        click.echo(json.dumps(job.summary(now), indent=2))
+        say(json.dumps(job.summary(now), indent=2))
     else:
-        click.echo(job.progress.line(now), err=True)
+        log(job.progress.line(now))
     missing = job.total - len(results)
     if missing:
         left = f"{missing} of {job.total} requests are left"
-        click.echo(f"{left}: the same command goes on", err=True)
+        log(f"{left}: the same command goes on")
         sys.exit(1)

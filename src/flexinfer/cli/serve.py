@@ -14,6 +14,7 @@ from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
 from flexinfer.cli.serving import serve_settings
 from flexinfer.cli.slots import Slots
+from flexinfer.cli.streams import log, say
 from flexinfer.sizes import format_size
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def command(
 
     planned = plan_server(settings, catalogue)
     for line in planned.sizes.said:
-        click.echo(line, err=True)
+        log(line)
     _warn(settings)
 
     def started(served: ServedModel, port: int) -> None:
@@ -101,16 +102,14 @@ def _build() -> None:
 
     from flexinfer.serve.library import build
 
-    click.echo("building llama.cpp's server: some minutes", err=True)
+    log("building llama.cpp's server: some minutes")
     build(Path(platformdirs.user_cache_dir("flexinfer")) / "server")
 
 
 def _warn(settings: Settings) -> None:
     keyless = settings.api_key is None and "--api-key-file" not in settings.flags.flags
     if keyless and not settings.host.startswith(_LOOPBACK):
-        click.echo(
-            f"anyone who reaches {settings.host} can use this server; give --api-key", err=True
-        )
+        log(f"anyone who reaches {settings.host} can use this server; give --api-key")
 
 
 def _announce(
@@ -131,8 +130,8 @@ def _announce(
             "kernels": served.plan.rates.kernels.value,
             "reference": served.plan.rates.kernels.reference,
         }
-        click.echo(json.dumps(document))
+        say(json.dumps(document))
         return
     budget = format_size(settings.budget)
-    click.echo(f"{served.plan.mode}; {served.plan.computed}", err=True)
-    click.echo(f"{sizes.slots} slots of {sizes.ctx} tokens within {budget}: {address}", err=True)
+    log(f"{served.plan.mode}; {served.plan.computed}")
+    log(f"{sizes.slots} slots of {sizes.ctx} tokens within {budget}: {address}")

@@ -39,7 +39,8 @@ def test_each_request_gets_its_own_answer(tmp_path: Path) -> None:
     told: list[Any] = []
     with answering(fine) as server, Results(out) as results:
         Sender(server.url, None, 4, told.append).send(requests(40), results)
-        assert [body["n"] for body in server.asked[:4]] == [1, 2, 3, 4]
+        # Each of six connections asks when it has an answer, so neighbours may swap.
+        assert all(abs(body["n"] - at) <= 6 for at, body in enumerate(server.asked, 1))
     found = records(out)
     assert [found[f"r{n}"]["response"]["body"]["made"] for n in range(1, 41)] == [*range(1, 41)]
     assert len(told) == 40
