@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from click.testing import CliRunner, Result
 from support.tiny_model import TinyModel
 
 from flexinfer.bench import running
-from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, Case
+from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, STOCK, Case
 from flexinfer.bench.running import Job, drop_cache, group_trouble, run_case
 from flexinfer.cli.bench import command
 from flexinfer.errors import UnsupportedError
+from flexinfer.planning.kernels import Kernels
 
 MIB = 1 << 20
 
@@ -39,6 +41,30 @@ def test_plain_and_streamed_runs_give_the_same_tokens(tiny_model: TinyModel) -> 
     assert ours["per_token"]["read_bytes"] > 0
     assert "predicted_s" not in plain
     assert not ours["limited"]
+
+
+def test_packed_runs_give_the_tokens_of_stock_llama_cpp(tiny_model: TinyModel) -> None:
+    job = replace(_job(tiny_model("tiny-wide")), kernels=Kernels.PACKED)
+    stock, compute = (run_case(Case(each, 0, None, 1), job) for each in (STOCK, COMPUTE))
+    ours = run_case(Case("sync", 120 * MIB, None, 1), job, grouped=False)
+    assert {run["kernels"] for run in (stock, compute, ours)} == {"packed"}
+    assert ours["tokens"] == stock["tokens"] == compute["tokens"]
+    assert len(ours["tokens"]) == 4
+
+
+def test_stock_llama_cpp_in_less_memory_is_told_as_it_was_seen(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model("tiny-wide", "f16")
+    if (trouble := group_trouble(str(path), throttled=False)) is not None:
+        pytest.skip(trouble)
+    monkeypatch.setattr(running, "_TRIED_SECONDS", 0.2)
+    job = replace(_job(path), seconds=0.1)
+    result = run_case(Case(STOCK, 400 * MIB, None, 1), job)
+    assert result["seen"] == "no answer within 0 s"
+    monkeypatch.setattr(running, "_TRIED_SECONDS", 60.0)
+    assert run_case(Case(STOCK, 800 * MIB, None, 1), job)["seen"].endswith("tokens/s")
+    assert "killed" in run_case(Case(STOCK, 20 * MIB, None, 1), job)["seen"]
 
 
 def test_a_slow_run_ends_early_with_two_steps(tiny_model: TinyModel) -> None:
@@ -105,13 +131,16 @@ def test_the_command_measures_reports_and_goes_on(tiny_model: TinyModel, tmp_pat
     assert first.exit_code == 0, first.output
     assert first.stdout.split()[1].endswith(".md")
     runs = _results(tmp_path)["tiny-wide-q4_0.gguf"]["runs"]
-    assert [run["system"] for run in runs] == [COMPUTE, DRIVE, "flex"]
+    assert [run["system"] for run in runs] == [COMPUTE, STOCK, DRIVE, "flex"]
+    assert [run["kernels"] for run in runs] == ["plain", "packed", "plain", "plain"]
     assert _bench(*arguments, "--rounds", "2").exit_code == 0
     later = _results(tmp_path)["tiny-wide-q4_0.gguf"]["runs"]
-    assert later[:3] == runs
-    assert [run["round"] for run in later] == [0, 0, 0, 1, 1, 1]
+    assert later[:4] == runs
+    assert [run["round"] for run in later] == [0, 0, 0, 0, 1, 1, 1, 1]
     (report,) = tmp_path.glob("*.md")
-    assert "all gave the same tokens" in report.read_text()
+    assert "gave the same tokens" in report.read_text()
+    refused = _bench(*arguments, "--repack")
+    assert "kernels 'plain', not 'packed'" in str(refused.exception)
 
 
 def test_ctrl_c_keeps_what_is_there(

@@ -12,11 +12,14 @@ from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.planning.strategies import STRATEGIES
 from flexinfer.sizes import parse_size
 
-# Plain llama.cpp with the model mapped into memory.
+# llama.cpp --no-repack with the model mapped into memory.
 MMAP = "mmap"
-# The two halves of the bound: plain llama.cpp with all weights in memory; our reader alone.
+# The two halves of the bound: llama.cpp with our kernels and all weights in memory; our reader
+# alone.
 COMPUTE, DRIVE = "compute", "drive"
-BOUND = (DRIVE, COMPUTE)
+# llama.cpp as it comes, which packs weights: all in memory, or tried once in less.
+STOCK = "stock"
+REFERENCES = (DRIVE, COMPUTE, STOCK)
 SYSTEMS = (MMAP, *reversed([*STRATEGIES]))
 
 _LAYERS = re.compile(r"([0-9]{1,2})L", re.IGNORECASE)
@@ -27,8 +30,8 @@ class Case:
     """One combination that is measured.
 
     Attributes:
-        system: a strategy, or one of `MMAP`, `COMPUTE`, `DRIVE`.
-        budget: bytes of the process, and of its group; 0 for the halves of the bound.
+        system: a strategy, or one of `MMAP`, `COMPUTE`, `DRIVE`, `STOCK`.
+        budget: bytes of the process, and of its group; 0 for what has all weights in memory.
         drive: bytes/s the drive is held to; None: as it is.
         window: bytes of the window, when it was set by hand.
     """
@@ -49,18 +52,27 @@ class Case:
 
 @dataclass(frozen=True)
 class Grid:
-    """Everything that one call of the benchmark compares."""
+    """Everything that one call of the benchmark compares.
+
+    Attributes:
+        stock: `STOCK` is measured beside `COMPUTE`, which is another set of kernels.
+        too_little: bytes, less than the weights, in which `STOCK` is tried once.
+    """
 
     budgets: Sequence[int]
     systems: Sequence[str]
     drives: Sequence[int | None]
     cores: Sequence[int]
     windows: Sequence[int | None]
+    stock: bool = False
+    too_little: int | None = None
 
     def bound(self) -> Iterator[Case]:
         """The halves of the bound; computing does not depend on the drive."""
         for cores in self.cores:
             yield Case(COMPUTE, 0, None, cores)
+            if self.stock:
+                yield Case(STOCK, 0, None, cores)
             for drive in self.drives:
                 yield Case(DRIVE, 0, drive, cores)
 
@@ -81,7 +93,11 @@ class Grid:
 
     def round(self, number: int) -> list[Case]:
         """The cases of one round, the bound first."""
-        return [*self.bound(), *self.compared(number)]
+        tried = [] if self.too_little is None or number else [self._tried(self.too_little)]
+        return [*self.bound(), *self.compared(number), *tried]
+
+    def _tried(self, memory: int) -> Case:
+        return Case(STOCK, memory, self.drives[0], self.cores[0])
 
 
 def parse_rate(text: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flexinfer.bench.cases import MMAP, Case
 from flexinfer.bench.reasons import why
+from flexinfer.bench.stock import stock_lines
 from flexinfer.bench.summary import (
     ANSWER,
     DISTURBED,
@@ -85,10 +86,10 @@ def _method() -> list[str]:
         "Tokens/s is one over the median step after the first token. Outside this window: "
         "starting Python, opening the model, the prompt with the first token, which is stated by "
         "itself. A run ends early when its time is over, with two steps at least.",
-        "The bound is 1 / max(C, S* / B): C is the median step of plain llama.cpp with all weights "
-        "in memory, B our reader with nothing computed, S* the weights a token uses less what the "
-        "budget leaves beside process, KV cache, compute buffers and 64 MiB. It is never taken "
-        "from our own plan.",
+        "The bound is 1 / max(C, S* / B): C is the median step of llama.cpp with the same kernels "
+        "and all weights in memory, B our reader with nothing computed, S* the weights a token "
+        "uses less what the budget leaves beside process, KV cache, compute buffers and 64 MiB. It "
+        "is never taken from our own plan.",
         "Figures are medians over rounds with (least-most); ratios are taken within a round first.",
     ]
 
@@ -100,7 +101,9 @@ def _conditions(summary: Summary) -> list[str]:
     lines = [
         f"{format_size(summary.weights)} of weights, {facts['prompt']} prompt tokens, "
         f"up to {facts['tokens']} generated, context {facts['ctx']}. "
-        f"{len(summary.runs)} runs; all gave {agree} tokens.",
+        f"{len(summary.runs)} runs; all with the same kernels gave {agree} tokens.",
+        f"Compared with {summary.kernels.value} kernels, the bits of {summary.kernels.reference}, "
+        "whose C it is. `mmap` is llama.cpp --no-repack with the model mapped into memory.",
     ]
     if summary.disturbed:
         lines.append(
@@ -124,7 +127,8 @@ def _setting(summary: Summary, setting: Setting, readahead: int | None) -> Itera
         return Section(title, text, table, plot=plot, setting=setting, summary=summary)
 
     halves = _halves(summary, setting)
-    yield section("Rate against budget", _rates(summary, setting), halves, plot="rates")
+    stock = stock_lines(summary, setting)
+    yield section("Rate against budget", _rates(summary, setting), halves, *stock, plot="rates")
     yield section("Against mmap", _ratios(summary, setting), plot="ratios")
     reasons = why(summary, setting, readahead)
     yield section(

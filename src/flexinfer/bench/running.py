@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,17 +14,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
-from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, Case
+from flexinfer.bench.cases import COMPUTE, MMAP, STOCK, Case
 from flexinfer.bench.limits import LimitedGroup, limited
 from flexinfer.errors import EngineError, UnsupportedError
 from flexinfer.machine.cgroups import PROC
 from flexinfer.machine.machine import Machine, device_of
+from flexinfer.planning.kernels import Kernels
 from flexinfer.reading.open_file import cached_fraction
 from flexinfer.sizes import format_size
 
 # Below this a wait for the child would be missed by the samples of short runs.
 _EVERY_SECONDS = 0.1
 _SAMPLES = 120
+# So long what cannot be expected to work is given at least.
+_TRIED_SECONDS = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -36,6 +40,7 @@ class Job:
         prompt: tokens of the prompt.
         tokens: tokens generated, fewer when `seconds` are over; two steps at least.
         ubatch: prompt tokens a pass; the same for every system, or the tokens could differ.
+        kernels: of what is compared, and of the bound's half.
     """
 
     paths: Sequence[str]
@@ -44,6 +49,11 @@ class Job:
     seconds: float = 60.0
     ctx: int = 512
     ubatch: int = 32
+    kernels: Kernels = Kernels.PLAIN
+
+    def kernels_of(self, case: Case) -> Kernels:
+        """Stock llama.cpp packs; mapped, it is the one that does not."""
+        return {STOCK: Kernels.PACKED, MMAP: Kernels.PLAIN}.get(case.system, self.kernels)
 
 
 def group_trouble(path: str, *, throttled: bool) -> str | None:
@@ -65,7 +75,9 @@ def run_case(case: Case, job: Job, *, grouped: bool = True) -> dict[str, Any]:
     Raises:
         UnsupportedError: a limit is needed that cannot be set here.
     """
+    kernels = job.kernels_of(case)
     document = case.to_json() | {
+        "repack": kernels is Kernels.PACKED,
         "model": job.paths[0],
         "prompt": job.prompt,
         "tokens": job.tokens,
@@ -73,7 +85,7 @@ def run_case(case: Case, job: Job, *, grouped: bool = True) -> dict[str, Any]:
         "ctx": job.ctx,
         "ubatch": job.ubatch,
     }
-    if case.system == COMPUTE:
+    if case.system in (COMPUTE, STOCK) and not case.budget:
         weights, cached = sum(map(os.path.getsize, job.paths)), 0.0
         if weights > Machine.detect().ceiling:
             reason = f"{format_size(weights)} of weights do not fit in memory"
@@ -81,8 +93,19 @@ def run_case(case: Case, job: Job, *, grouped: bool = True) -> dict[str, Any]:
     else:
         cached = drop_cache(job.paths)
     with _group(case, job, grouped) as group:
-        result = _watched(document, group)
-    return result | {"limited": group is not None, "cached_before": round(cached, 3)}
+        if case.system == STOCK and case.budget:
+            result = _seen(_watched(document, group, max(2 * job.seconds, _TRIED_SECONDS)))
+        else:
+            result = _watched(document, group)
+    facts = {"limited": group is not None, "cached_before": round(cached, 3)}
+    return result | facts | {"kernels": kernels.value}
+
+
+def _seen(result: dict[str, Any]) -> dict[str, Any]:
+    """A run that is expected to fail, as what was seen of it; it is not repeated."""
+    failed = result.get("failed")
+    rate = f"{1 / result['step_s']:.3g} tokens/s" if "step_s" in result else "no answer"
+    return {"seen": failed or rate, "wall_s": result["wall_s"]}
 
 
 def drop_cache(paths: Sequence[str]) -> float:
@@ -101,7 +124,7 @@ def drop_cache(paths: Sequence[str]) -> float:
 
 @contextmanager
 def _group(case: Case, job: Job, grouped: bool) -> Iterator[LimitedGroup | None]:
-    memory = case.budget if case.system not in (COMPUTE, DRIVE) else None
+    memory = case.budget or None
     device = device_of(job.paths[0])
     reads = (device, case.drive) if case.drive and device else None
     if reads is None and (not grouped or memory is None):
@@ -113,7 +136,9 @@ def _group(case: Case, job: Job, grouped: bool) -> Iterator[LimitedGroup | None]
         yield group
 
 
-def _watched(document: dict[str, Any], group: LimitedGroup | None) -> dict[str, Any]:
+def _watched(
+    document: dict[str, Any], group: LimitedGroup | None, most_s: float = math.inf
+) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryFile("w+") as answer:
         busy, began = _busy_seconds(), time.monotonic()
         process = subprocess.Popen(
@@ -122,10 +147,12 @@ def _watched(document: dict[str, Any], group: LimitedGroup | None) -> dict[str, 
             stderr=errors,
             preexec_fn=group.join if group is not None else None,
         )
-        code, own, curve = _wait(process, group, began)
+        code, own, curve = _wait(process, group, began, most_s)
         wall = time.monotonic() - began
         outside = (_busy_seconds() - busy - own) / (wall * (os.cpu_count() or 1))
         kills = group.oom_kills if group is not None else 0
+        if code != 0 and wall > most_s:
+            return {"failed": f"no answer within {most_s:.0f} s", "wall_s": wall}
         if code != 0:
             return {"failed": _reason(code, kills, errors), "wall_s": wall}
         answer.seek(0)
@@ -140,9 +167,12 @@ def _watched(document: dict[str, Any], group: LimitedGroup | None) -> dict[str, 
 
 
 def _wait(
-    process: subprocess.Popen[bytes], group: LimitedGroup | None, began: float
+    process: subprocess.Popen[bytes], group: LimitedGroup | None, began: float, most_s: float
 ) -> tuple[int, float, list[tuple[float, int]]]:
-    """Exit code, processor seconds, and (seconds, bytes) of the group while it ran."""
+    """Exit code, processor seconds, and (seconds, bytes) of the group while it ran.
+
+    After `most_s` seconds it is ended.
+    """
     curve: list[tuple[float, int]] = []
     try:
         while True:
@@ -152,6 +182,8 @@ def _wait(
                 return process.returncode, usage.ru_utime + usage.ru_stime, curve
             if group is not None:
                 curve.append((round(time.monotonic() - began, 2), group.usage))
+            if time.monotonic() - began > most_s:
+                process.kill()
             time.sleep(_EVERY_SECONDS)
     except BaseException:
         with suppress(ProcessLookupError):

@@ -16,6 +16,7 @@ from flexinfer.bench.cases import Case
 from flexinfer.errors import RequestError
 from flexinfer.machine.cgroups import PROC, SYS
 from flexinfer.machine.machine import Machine, device_of
+from flexinfer.planning.kernels import Kernels
 from flexinfer.whole_file import whole_file
 
 _FORMAT = 1
@@ -178,7 +179,10 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(path.read_text())
         if document["format"] == _FORMAT and isinstance(document["models"], dict):
+            for entry in document["models"].values():
+                # Files did not say it while there was one set only.
+                entry.setdefault("kernels", Kernels.PLAIN.value)
             return document
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"{path} holds no benchmark results: {error}") from error
     raise RequestError(f"{path} has format {document['format']}; this version reads {_FORMAT}")

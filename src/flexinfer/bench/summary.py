@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flexinfer.bench.cases import BOUND, COMPUTE, DRIVE, MMAP, SYSTEMS, Case
+from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, REFERENCES, SYSTEMS, Case
+from flexinfer.planning.kernels import Kernels
 
 # Left of a budget for what no engine can spend on weights: interpreter pages, kernel memory.
 MARGIN = 64 << 20
@@ -85,6 +86,7 @@ class Summary:
     def __init__(self, name: str, entry: dict[str, Any]) -> None:
         self.name = name
         self.weights: int = entry["weights"]
+        self.kernels = Kernels(entry.get("kernels", Kernels.PLAIN))
         self.facts = {key: entry[key] for key in ("prompt", "tokens", "ctx")}
         self.runs: list[dict[str, Any]] = [run for run in entry["runs"] if "failed" not in run]
         self.failed: list[dict[str, Any]] = [run for run in entry["runs"] if "failed" in run]
@@ -94,8 +96,8 @@ class Summary:
 
     @cached_property
     def compared(self) -> list[dict[str, Any]]:
-        """Runs other than those of the bound."""
-        return [run for run in self.runs if run["system"] not in BOUND]
+        """Runs of what is compared: not those of the bound, nor stock llama.cpp."""
+        return [run for run in self.runs if run["system"] not in REFERENCES]
 
     @property
     def settings(self) -> list[Setting]:
@@ -116,18 +118,14 @@ class Summary:
     def case_runs(self, case: Case) -> list[dict[str, Any]]:
         return [run for run in self.compared if Case.from_json(run) == case]
 
-    def steady_runs(self, case: Case) -> list[dict[str, Any]]:
-        """Those that ratios may be taken from."""
-        return self._steady(case)
-
     def figure(self, case: Case, value: Callable[[dict[str, Any]], float]) -> Spread | None:
         """`value` over the steady rounds of a case; over all where none was steady."""
-        runs = self.steady_runs(case) or self.case_runs(case)
+        runs = self.steady(case) or self.case_runs(case)
         return Spread.of(value(run) for run in runs)
 
     def is_disturbed(self, case: Case) -> bool:
         """Whether there are runs of a case, and no steady one."""
-        return bool(self.case_runs(case)) and not self.steady_runs(case)
+        return bool(self.case_runs(case)) and not self.steady(case)
 
     def rate(self, case: Case) -> Spread | None:
         """Tokens/s once the first token is out."""
@@ -141,18 +139,18 @@ class Summary:
 
     def share_of_bound(self, case: Case) -> Spread | None:
         """Reached rate over the bound of the same round."""
-        pairs = ((run, self.bound(case, run["round"])) for run in self.steady_runs(case))
+        pairs = ((run, self.bound(case, run["round"])) for run in self.steady(case))
         return Spread.of(bound.step_s / run["step_s"] for run, bound in pairs if bound)
 
     def over(self, case: Case, other: Case) -> Spread | None:
         """Rate over the rate of `other` in the same round."""
-        others = {run["round"]: run["step_s"] for run in self.steady_runs(other)}
-        pairs = ((run, others.get(run["round"])) for run in self.steady_runs(case))
+        others = {run["round"]: run["step_s"] for run in self.steady(other)}
+        pairs = ((run, others.get(run["round"])) for run in self.steady(case))
         return Spread.of(step / run["step_s"] for run, step in pairs if step is not None)
 
     def prediction_error(self, case: Case) -> Spread | None:
         """Predicted over measured rate, less one."""
-        runs = [run for run in self.steady_runs(case) if "predicted_s" in run]
+        runs = [run for run in self.steady(case) if "predicted_s" in run]
         return Spread.of(run["step_s"] / run["predicted_s"] - 1 for run in runs)
 
     def bound(self, case: Case, number: int) -> Bound | None:
@@ -189,20 +187,25 @@ class Summary:
 
     def drive_rate(self, setting: Setting) -> Spread | None:
         """Bytes/s of our reader alone, over steady runs."""
-        runs = self._steady(Case(DRIVE, 0, setting.drive, setting.cores))
+        runs = self.steady(Case(DRIVE, 0, setting.drive, setting.cores))
         return Spread.of(run["rate"] for run in runs)
 
     def compute_step(self, setting: Setting) -> Spread | None:
         """Seconds a token of plain llama.cpp in memory, over steady runs."""
-        runs = self._steady(Case(COMPUTE, 0, None, setting.cores))
+        runs = self.steady(Case(COMPUTE, 0, None, setting.cores))
         return Spread.of(run["step_s"] for run in runs)
 
     @property
     def tokens_agree(self) -> bool:
-        """Whether every run gave the same tokens, as far as each came."""
-        answers = [run["tokens"] for run in self.runs if "tokens" in run]
-        longest: Sequence[int] = max(answers, key=len, default=[])
-        return all(list(longest[: len(answer)]) == answer for answer in answers)
+        """Whether all runs with the same kernels gave the same tokens, as far as each came."""
+        return all(map(_agree, self._answers().values()))
+
+    def _answers(self) -> dict[str, list[list[int]]]:
+        found: dict[str, list[list[int]]] = {}
+        for run in self.runs:
+            if "tokens" in run:
+                found.setdefault(run.get("kernels", "plain"), []).append(run["tokens"])
+        return found
 
     @property
     def disturbed(self) -> int:
@@ -213,14 +216,20 @@ class Summary:
         wanted = (setting.drive, setting.cores)
         return [run for run in self.compared if (run["drive"], run["cores"]) == wanted]
 
-    def _steady(self, case: Case) -> list[dict[str, Any]]:
+    def steady(self, case: Case) -> list[dict[str, Any]]:
+        """Runs that others left alone: ratios may be taken from them."""
         return [run for run in self.runs if Case.from_json(run) == case and is_steady(run)]
 
     def _half(self, case: Case, number: int) -> dict[str, Any] | None:
         """Round `number` of a half of the bound, or the last steady one there is."""
-        runs = self._steady(case)
+        runs = self.steady(case)
         exact = [run for run in runs if run["round"] == number]
         return (exact or runs)[-1] if runs else None
+
+
+def _agree(answers: Sequence[list[int]]) -> bool:
+    longest = max(answers, key=len, default=[])
+    return all(longest[: len(answer)] == answer for answer in answers)
 
 
 def is_steady(run: dict[str, Any]) -> bool:

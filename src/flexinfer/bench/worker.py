@@ -16,6 +16,7 @@ from contextlib import closing
 from itertools import pairwise, takewhile
 from typing import Any
 
+from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, STOCK
 from flexinfer.bench.plain import open_plain
 
 _TRANSFER = 8 << 20
@@ -27,7 +28,7 @@ _LEAST_STEPS = 2
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """The figures of one job: a case with model, context, tokens and seconds."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["cores"]])
-    if job["system"] == "drive":
+    if job["system"] == DRIVE:
         return _drive(job)
     began = time.perf_counter()
     with closing(_open(job)) as llm:
@@ -42,8 +43,9 @@ def _open(job: dict[str, Any]) -> Any:
         "n_threads": job["cores"],
         "n_threads_batch": job["cores"],
     }
-    if job["system"] in ("mmap", "compute"):
-        return open_plain(job["model"], use_mmap=job["system"] == "mmap", **options)
+    options["repack"] = job["repack"]
+    if job["system"] in (MMAP, COMPUTE, STOCK):
+        return open_plain(job["model"], use_mmap=job["system"] != COMPUTE, **options)
     from flexinfer import Llama
 
     window = job["window"]

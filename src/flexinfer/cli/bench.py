@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from flexinfer.bench.cases import MMAP, SYSTEMS, Case, Grid, parse_rate, parse_window
+from flexinfer.bench.progress import label, minutes, outcome
 from flexinfer.cli.streams import log, say
 from flexinfer.errors import RequestError, SizeError, UnsupportedError
-from flexinfer.sizes import format_size, parse_size
+from flexinfer.sizes import parse_size
 from flexinfer.text import one_line
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str | None) -> li
     callback=_listed,
     default=",".join(SYSTEMS),
     show_default=True,
-    help="What is compared; mmap is plain llama.cpp.",
+    help="What is compared; mmap is llama.cpp --no-repack.",
 )
 @click.option("--drive", "drives", callback=_rates, help="Limit of the drive, as native,500MB/s.")
 @click.option("--cores", callback=_counts, help="Processors, as 1,2; default: all.")
@@ -80,6 +82,11 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str | None) -> li
 )
 @click.option("--ctx", type=click.IntRange(32), default=512, show_default=True)
 @click.option(
+    "--repack/--no-repack",
+    default=None,
+    help="Kernels of what is compared and of its bound. Default: what is faster here.",
+)
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("flexinfer-bench"),
@@ -100,6 +107,7 @@ def command(
     seconds: float,
     disturbance: float,
     ctx: int,
+    repack: bool | None,
     out: Path,
     report_only: bool,
 ) -> None:
@@ -107,16 +115,22 @@ def command(
     from flexinfer.bench.running import Job
     from flexinfer.bench.store import Store, describe, file_name
     from flexinfer.gguf.catalogue import read_catalogue
+    from flexinfer.machine.machine import Machine
+    from flexinfer.planning.kernels import Kernels
+    from flexinfer.rates.kernels import kernels_for
 
     catalogue = read_catalogue(model)
     description = describe(model)
     store = Store(out / file_name(description))
     if not report_only:
         store.describe_machine(description)
-        job = Job(catalogue.paths, prompt, tokens, seconds, ctx, max(prompt, 32))
+        kernels = kernels_for(catalogue, Machine.detect(), repack)
+        job = Job(catalogue.paths, prompt, tokens, seconds, ctx, max(prompt, 32), kernels)
         grid = _grid(catalogue, budgets, systems, drives, cores, windows, description["cores"])
+        grid = replace(grid, stock=kernels is Kernels.PLAIN)
         name, sizes = Path(catalogue.paths[0]).name, {"prompt": prompt, "tokens": tokens}
-        runs = store.model(name, weights=catalogue.nbytes, ctx=ctx, **sizes)
+        facts = {"weights": catalogue.nbytes, "ctx": ctx, "kernels": kernels.value, **sizes}
+        runs = store.model(name, **facts)
         _measure(_possible(grid, job), job, runs, rounds, disturbance)
     _report(store)
 
@@ -133,12 +147,14 @@ def _grid(
     unknown = [system for system in systems if system not in SYSTEMS]
     if unknown:
         raise click.UsageError(f"there is no strategy {unknown[0]!r}; take of {', '.join(SYSTEMS)}")
+    sizes = [_budget(text, catalogue.nbytes) for text in budgets]
     return Grid(
-        [_budget(text, catalogue.nbytes) for text in budgets],
+        sizes,
         systems,
         drives,
         cores or [all_cores],
         [None, *(parse_window(text, catalogue) for text in windows)],
+        too_little=max((size for size in sizes if size < catalogue.nbytes), default=None),
     )
 
 
@@ -154,8 +170,6 @@ def _budget(text: str, weights: int) -> int:
 
 def _possible(grid: Grid, job: Job) -> tuple[Grid, bool]:
     """The grid without what cannot be limited here, and whether groups can be made."""
-    from dataclasses import replace
-
     from flexinfer.bench.running import group_trouble
 
     throttled = any(grid.drives)
@@ -165,7 +179,8 @@ def _possible(grid: Grid, job: Job) -> tuple[Grid, bool]:
     if throttled:
         raise UnsupportedError(f"the drive cannot be slowed down: {trouble}")
     log(f"{trouble}; without, mmap is left out and budgets are kept by ourselves")
-    return replace(grid, systems=[each for each in grid.systems if each != MMAP]), False
+    systems = [each for each in grid.systems if each != MMAP]
+    return replace(grid, systems=systems, too_little=None), False
 
 
 def _measure(
@@ -187,10 +202,10 @@ def _measure(
         try:
             for index, (case, number) in enumerate(todo):
                 left_s = _seconds_left([case for case, _ in todo[index:]], runs, job)
-                progress.update(task, description=_label(case), left=_minutes(left_s))
+                progress.update(task, description=label(case), left=minutes(left_s))
                 result = run_case(case, job, grouped=grouped)
                 runs.add(case, number, result)
-                console.print(f"{_label(case)}, round {number + 1}: {_outcome(result)}")
+                console.print(f"{label(case)}, round {number + 1}: {outcome(result)}")
                 progress.advance(task)
         except KeyboardInterrupt:
             console.print(f"stopped; {len(runs)} runs are kept, the same command goes on")
@@ -202,31 +217,6 @@ def _seconds_left(cases: list[Case], runs: ModelRuns, job: Job) -> float:
     guess = job.seconds / 2 + _OPENING_SECONDS
     known = [runs.seconds(case) for case in cases]
     return sum(guess if seconds is None else seconds for seconds in known)
-
-
-def _minutes(seconds: float) -> str:
-    return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
-
-
-def _label(case: Case) -> str:
-    parts = [case.system]
-    if case.budget:
-        parts.append(format_size(case.budget))
-    if case.window:
-        parts.append(f"window {format_size(case.window)}")
-    if case.drive:
-        parts.append(f"at {case.drive / 1e6:.0f} MB/s")
-    return " ".join([*parts, f"on {case.cores} cores"])
-
-
-def _outcome(result: dict[str, Any]) -> str:
-    if "failed" in result:
-        return f"failed: {one_line(result['failed'])}"
-    if "rate" in result:
-        return f"{result['rate'] / 1e9:.2f} GB/s"
-    others = result["outside_cpu"]
-    noise = f", others used {others:.0%} of the processors" if others > 0.05 else ""
-    return f"{1 / result['step_s']:.3g} tokens/s, first after {result['first_s']:.1f} s{noise}"
 
 
 def _report(store: Store) -> None:

@@ -6,7 +6,7 @@ import pytest
 from support.bench_runs import MIB
 from support.tiny_model import TinyModel
 
-from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, SYSTEMS, Grid, parse_window
+from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, STOCK, SYSTEMS, Case, Grid, parse_window
 from flexinfer.errors import RequestError, SizeError
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.planning.strategies import STRATEGIES
@@ -22,6 +22,14 @@ def test_a_round_begins_with_the_bound_and_every_second_one_runs_backwards() -> 
     ahead, back = ([case.system for case in cases[3:6]] for cases in (first, second))
     assert ahead == ["mmap", "flex", "flex"]
     assert back == ["flex", "flex", "mmap"]
+
+
+def test_stock_llama_cpp_is_measured_each_round_and_tried_in_less_once() -> None:
+    grid = Grid([1, 2], ["flex"], [None, 500], [2, 1], [None], stock=True, too_little=2)
+    first, second = ([c for c in grid.round(n) if c.system == STOCK] for n in (0, 1))
+    in_memory = [Case(STOCK, 0, None, 2), Case(STOCK, 0, None, 1)]
+    assert first == [*in_memory, Case(STOCK, 2, None, 2)]
+    assert second == in_memory
 
 
 def test_every_strategy_can_be_compared() -> None:

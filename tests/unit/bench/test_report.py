@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from support.bench_runs import MIB, NATIVE
+from support.bench_runs import MIB, NATIVE, run
 
-from flexinfer.bench.cases import MMAP
+from flexinfer.bench.cases import MMAP, STOCK, Case
 from flexinfer.bench.rendering import markdown, page
 from flexinfer.bench.report import PARTS, split
 from flexinfer.bench.summary import Summary, case_of
@@ -27,13 +27,35 @@ def test_the_report_says_how_where_and_what(document: dict[str, Any]) -> None:
     for part in (
         "readahead 128 KiB",
         "Outside this window",
-        "all gave the same tokens",
+        "with the same kernels gave the same tokens",
         "layers at 500 MiB: no memory",
         "| 50% (500 MiB) | 6 (4-8) |",
         "synchronous direct reads | sync / mmap | 2.25x to 2.25x",
     ):
         assert part in text, part
     assert "+25%" in text
+
+
+def test_the_report_names_the_kernels_and_what_stock_does(document: dict[str, Any]) -> None:
+    entry = document["models"]["m.gguf"]
+    text = markdown(document)
+    assert "plain kernels, the bits of llama.cpp --no-repack" in text
+    assert "`stock`" not in text
+    entry["runs"].append(run(STOCK, 0, 0.125, kernels="packed"))
+    tried = {
+        **Case(STOCK, 500 * MIB, None, 2).to_json(),
+        "round": 0,
+        "seen": "no answer within 60 s",
+    }
+    entry["runs"].append(tried)
+    text = markdown(document)
+    assert "`stock` llama.cpp with all weights in memory: 8 tokens/s" in text
+    assert "in 500 MiB: no answer within 60 s" in text
+    entry["kernels"] = "packed"
+    text = markdown(document)
+    assert "packed kernels, the bits of stock llama.cpp" in text
+    # Computing with packed kernels is what stock llama.cpp does: 0.2 s a token here.
+    assert "`stock` llama.cpp with all weights in memory: 5 (5-5) tokens/s" in text
 
 
 def test_different_tokens_cannot_be_overlooked(document: dict[str, Any]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.bench_runs import MIB, NATIVE
+from support.bench_runs import MIB, NATIVE, run
 
-from flexinfer.bench.cases import MMAP
+from flexinfer.bench.cases import MMAP, STOCK
 from flexinfer.bench.summary import MARGIN, Spread, Summary, case_of
 
 
@@ -68,3 +68,17 @@ def test_shorter_answers_agree_with_longer_ones_and_others_do_not(entry: dict[st
     assert Summary("m.gguf", entry).tokens_agree
     entry["runs"][-1]["tokens"] = [5, 8]
     assert not Summary("m.gguf", entry).tokens_agree
+
+
+def test_tokens_are_compared_within_one_set_of_kernels(entry: dict[str, Any]) -> None:
+    entry["runs"].append(run(STOCK, 0, 0.1, tokens=[5, 8], kernels="packed"))
+    assert Summary("m.gguf", entry).tokens_agree
+    entry["runs"].append(run("flex", 500 * MIB, 0.1, 3, tokens=[5, 9], kernels="packed"))
+    assert not Summary("m.gguf", entry).tokens_agree
+
+
+def test_stock_llama_cpp_is_none_of_what_is_compared(entry: dict[str, Any]) -> None:
+    entry["runs"].append(run(STOCK, 0, 0.1))
+    summary = Summary("m.gguf", entry)
+    assert summary.budgets(NATIVE) == [500 * MIB]
+    assert STOCK not in summary.systems(NATIVE)
