@@ -54,6 +54,7 @@ class Duration(click.ParamType[float]):
 @click.option("--mmproj", type=click.Path(), help="Projector for images.")
 @click.option("--embeddings", is_flag=True, help="Serve embeddings instead of text.")
 @click.option("--idle-release", type=Duration(), help="Give weights back after so long, as 10min.")
+@click.option("--end-with-fd", type=click.IntRange(0), hidden=True)
 @click.option("--build", is_flag=True, help="Build llama.cpp's server, once: some minutes.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON when ready.")
 def command(
@@ -61,6 +62,7 @@ def command(
     flags: tuple[str, ...],
     build: bool,
     as_json: bool,
+    end_with_fd: int | None,
     **options: Any,
 ) -> None:
     """Serve MODEL, a GGUF file or hf:user/repo[:quant|:file], over HTTP as llama-server does.
@@ -76,7 +78,7 @@ def command(
     from flexinfer.serve.ending import Ending
     from flexinfer.serve.library import ServerLibrary
 
-    ending = Ending()
+    ending = Ending(end_with_fd)
     ending.begin()
     library = ServerLibrary()
     catalogue = local_model(model, options)

@@ -19,12 +19,16 @@ _JSON = "application/json; charset=utf-8"
 
 
 class Routes:
-    """Answers for the model that is served; `names` are the routes, as the server lists them."""
+    """Answers for the model that is served; `names` are the routes, as the server lists them.
 
-    def __init__(self, model: Callable[[], ServedModel], ledger: Ledger, header: dict[str, Any]):
+    Args:
+        about: what was decided for the server itself, beside the plan of the model.
+    """
+
+    def __init__(self, model: Callable[[], ServedModel], ledger: Ledger, about: dict[str, Any]):
         self._model = model
         self._ledger = ledger
-        self._header = header
+        self._about = about
         self._known: dict[str, Callable[[str], dict[str, Any]]] = {
             "GET /engine/plan": lambda body: self._plan(),
             "GET /engine/stats": lambda body: figures(self._model(), self._ledger),
@@ -46,7 +50,7 @@ class Routes:
 
     def _plan(self) -> dict[str, Any]:
         plan = self._model().plan
-        document = {**self._header, "mode": plan.mode, **plan.to_json()}
+        document = {"server": self._about, "mode": plan.mode, **plan.to_json()}
         document["kernels"] = plan.rates.kernels.value
         document["reference"] = plan.rates.kernels.reference
         document["weights"] = len(plan.weights)

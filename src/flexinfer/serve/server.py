@@ -53,8 +53,8 @@ class Server:
         self._watch: Watch | None = None
         self._failure: BaseException | None = None
         sizes = planned.sizes
-        header = {"slots": sizes.slots, "slot_ctx": sizes.ctx, "said": list(sizes.said)}
-        self._routes = Routes(self._model, self._ledger, header)
+        about = {"slots": sizes.slots, "slot_ctx": sizes.ctx, "said": list(sizes.said)}
+        self._routes = Routes(self._model, self._ledger, about)
 
     def run(self) -> int:
         """Serve until a signal ends it; returns the exit status.
