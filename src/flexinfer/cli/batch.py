@@ -66,12 +66,14 @@ def command(
 
 def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: Any) -> None:
     from flexinfer.serve.ending import Ending
+
+    # Before libraries start threads, which would swallow signals.
+    ending = Ending()
+    ending.begin()
     from flexinfer.serve.library import ServerLibrary
     from flexinfer.serve.planned import foretold, plan_server
     from flexinfer.serve.server import Server
 
-    ending = Ending()
-    ending.begin()
     library = ServerLibrary()
     catalogue = local_model(model, options)
     # Nobody else is to be answered meanwhile.

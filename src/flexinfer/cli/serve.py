@@ -76,6 +76,10 @@ def command(
             return
         raise click.UsageError("Missing argument 'MODEL'.")
     from flexinfer.serve.ending import Ending
+
+    # Before libraries start threads, which would swallow signals.
+    ending = Ending()
+    ending.begin()
     from flexinfer.serve.library import ServerLibrary
 
     ending = Ending(end_with_fd)

@@ -18,8 +18,9 @@ _GRACE_SECONDS = 1.6
 class Ending:
     """Takes the signals of the whole process from `begin` on.
 
-    That must come before any other thread is started, those that compute included: a signal goes to
-    whichever thread does not block it, and is lost on one that never runs Python.
+    That must come before any other thread is started, those of libraries included, which start some
+    when they are imported: a signal goes to whichever thread does not block it, and is lost on one
+    that never runs Python.
 
     Args:
         pipe: read from; its end counts as a signal, so that no child outlives its parent.
