@@ -17,7 +17,13 @@ from flexinfer.binding.check_arguments import check_arguments, overridden
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.gate import gated
 from flexinfer.binding.log import listen
-from flexinfer.binding.private import abandon, adopt_vocabulary, begin, templates_by, wrap_computing
+from flexinfer.binding.private import (
+    abandon,
+    adopt_vocabulary,
+    begin,
+    templates_by,
+    wrap_computing,
+)
 from flexinfer.binding.projector import ACCOUNT, load_projector
 from flexinfer.binding.tokenize import read_vocabulary
 from flexinfer.binding.turns import Stage, Turns
@@ -40,6 +46,7 @@ from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
 from flexinfer.sizes import optional_size
+from flexinfer.text import FileName
 
 
 @gated(lambda llm: llm._turns)
@@ -127,7 +134,7 @@ class Llama(Budgeted):
         self._opening = opening = self._begin(held)
         try:
             with opening.around(), templates_by(ChatTemplate):
-                super().__init__(os.fspath(model_path), **options)
+                super().__init__(FileName(os.fspath(model_path)), **options)
             self._finish(opening)
             if options.get("seed") == 0:
                 # The parent takes it for none.

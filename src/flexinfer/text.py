@@ -18,6 +18,13 @@ _ESCAPED_BYTE = range(0xDC80, 0xDD00)
 _ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip"}
 
 
+class FileName(str):
+    """A path whose bytes are those that the system has, where others would take it for UTF-8."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return os.fsencode(str(self))
+
+
 def decode(raw: bytes, what: str) -> str:
     """`raw` as the UTF-8 text that it has to be; a byte order mark before it is left out.
 

@@ -25,8 +25,8 @@ print("read", flush=True)
 _TEMPLATE = """
 import sys
 import flexinfer.binding.chat_template as chat_template
-chat_template.SECONDS = 2.0
-loops = "{% for a in range(100000) %}{% for b in range(40) %}{% endfor %}{% endfor %}"
+chat_template.SECONDS = 4.0
+loops = "{% for a in range(100000) %}{% for b in range(150) %}{% endfor %}{% endfor %}"
 template = chat_template.ChatTemplate("warm", "", "")
 template.render([], answer=True)
 print("waiting", flush=True)
@@ -47,8 +47,10 @@ def test_a_stop_is_nobodys_fault(program: str, said: str) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
+        # Long enough to begin, and not to end.
+        time.sleep(0.3)
         process.send_signal(signal.SIGSTOP)
-        time.sleep(3.0)
+        time.sleep(5.0)
         process.send_signal(signal.SIGCONT)
         out, errors = process.communicate("\n", timeout=60)
     assert out == f"{said}\n", errors

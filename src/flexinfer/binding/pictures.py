@@ -13,6 +13,7 @@ import llama_cpp.mtmd_cpp as mtmd_cpp
 from llama_cpp.llama_chat_format import Llava15ChatHandler
 
 from flexinfer.errors import RequestError
+from flexinfer.text import FileName
 
 # Stands in a prompt where an image is looked at.
 MARKER: str = mtmd_cpp.mtmd_default_marker().decode()
@@ -30,7 +31,7 @@ class Pictures(Llava15ChatHandler):  # type: ignore[misc]
 
     def __init__(self, path: str) -> None:
         self._images: dict[str, bytes] = {}
-        super().__init__(path, verbose=False)
+        super().__init__(FileName(path), verbose=False)
 
     def ask(self, text: str, images: Sequence[bytes]) -> list[dict[str, Any]]:
         """The messages of a chat that ask for what follows `text`, which has a `MARKER` an image.

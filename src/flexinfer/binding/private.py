@@ -19,6 +19,8 @@ import llama_cpp.llama_chat_format as llama_chat_format
 import numpy as np
 from llama_cpp._logger import logger, set_verbose
 
+from flexinfer.binding.metadata import read_metadata
+
 Compute = Callable[[Any], None]
 
 
@@ -116,9 +118,11 @@ def begin(llm: llama_cpp.Llama) -> None:
 def templates_by(make: Callable[..., Any]) -> Iterator[None]:
     """While entered, chat templates that this thread reads with a model are made by `make`.
 
-    The class would compile them as it is constructed, whoever wrote them.
+    The class would compile them as it is constructed, whoever wrote them. And it would know none of
+    the metadata where one byte is no UTF-8.
     """
     me, theirs = threading.get_ident(), llama_chat_format.Jinja2ChatFormatter
+    strict = internals.LlamaModel.metadata
 
     class Formatter(theirs):  # type: ignore[misc, valid-type]
         def __new__(cls, *arguments: Any, **options: Any) -> Any:
@@ -126,10 +130,12 @@ def templates_by(make: Callable[..., Any]) -> Iterator[None]:
             return (make if mine else theirs)(*arguments, **options)
 
     llama_chat_format.Jinja2ChatFormatter = Formatter
+    internals.LlamaModel.metadata = read_metadata
     try:
         yield
     finally:
         llama_chat_format.Jinja2ChatFormatter = theirs
+        internals.LlamaModel.metadata = strict
 
 
 def adopt_vocabulary(llm: llama_cpp.Llama, model: internals.LlamaModel) -> None:
@@ -137,7 +143,7 @@ def adopt_vocabulary(llm: llama_cpp.Llama, model: internals.LlamaModel) -> None:
     llm._model = model
     llm._stack.callback(model.close)
     llm.tokenizer_ = llama_cpp.LlamaTokenizer(llm)
-    llm.metadata = model.metadata()
+    llm.metadata = read_metadata(model)
     llm.model_path, llm.verbose = model.path_model, model.verbose
     llm.chat_format, llm.chat_handler, llm.cache = None, None, None
 

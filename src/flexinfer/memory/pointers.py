@@ -13,6 +13,11 @@ def first_byte(buffer: bytes | bytearray) -> ctypes.Array[ctypes.c_uint8]:
     return (ctypes.c_uint8 * 1).from_address(address_of(buffer))
 
 
+def text_cell(nbytes: int) -> ctypes.Array[ctypes.c_char]:
+    """Room for a text of so many bytes, its zero included; its `value` is then the bytes."""
+    return ctypes.create_string_buffer(nbytes)
+
+
 def size_cell() -> ctypes.c_size_t:
     """A ``size_t`` for a call to fill in; its `value` is then the number."""
     return ctypes.c_size_t()
