@@ -78,8 +78,12 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
     catalogue = local_model(model, options)
     # Nobody else is to be answered meanwhile.
     key = secrets.token_urlsafe()
+    flags: tuple[str, ...] = _FLAGS
+    if job.only_embeddings and catalogue.parameter("pooling_type") is None:
+        # OpenAI's embeddings are one for a text, which such a model says nothing about.
+        flags = (*flags, "--pooling", "mean")
     settings = serve_settings(
-        catalogue, _FLAGS, port=0, api_key=key, embeddings=job.only_embeddings, **options
+        catalogue, flags, port=0, api_key=key, embeddings=job.only_embeddings, **options
     )
     planned = plan_server(settings, catalogue)
     bound = foretold(settings, catalogue, planned.sizes).bound_tok_s
