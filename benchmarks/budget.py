@@ -4,12 +4,12 @@
 
 Each run is `flexinfer run` from a cold page cache, in a cgroup whose limit is the budget, without
 swap; anonymous and kernel bytes of the group are sampled every 10 ms from outside. With `--plain`,
-llama.cpp with mmap decodes the same prompt in the same group. Times count from the start of the
-process.
+llama.cpp --no-repack with mmap decodes the same prompt in the same group. Times count from the
+start of the process.
 
-The bound on the first token is ``max(P, W / B)``: P the prompt's seconds in plain llama.cpp with
-all weights in memory, W the bytes of the weights, all of which have to be read once, B our reader
-with nothing computed.
+The bound on the first token is ``max(P, W / B)``: P the prompt's seconds in llama.cpp
+(``--reference``) with all weights in memory, W the bytes of the weights, all of which have to be
+read once, B our reader with nothing computed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import click
 
 from flexinfer.bench.cold_start import cold_start
 from flexinfer.bench.in_group import GroupRun, run_in_group
+from flexinfer.bench.sides import Sides, sides_options
 from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import device_of
@@ -41,6 +42,7 @@ PROMPT_TOKENS = 16
 @click.option("--ctx", default=512, show_default=True)
 @click.option("--rounds", default=1, show_default=True)
 @click.option("--bound/--no-bound", default=True, help="Needs memory for all weights.")
+@sides_options
 @click.option("--plain", is_flag=True, help="llama.cpp with mmap beside it; slow.")
 @click.option("--plain-tokens", default=2, show_default=True)
 def main(
@@ -53,11 +55,14 @@ def main(
     bound: bool,
     plain: bool,
     plain_tokens: int,
+    sides: Sides,
 ) -> None:
     rate = parse_size(drive.removesuffix("/s")) if drive else None
-    click.echo(f"drive {drive or 'as it is'}, readahead {_readahead(model)} KiB, {tokens} tokens")
+    click.echo(
+        f"drive {drive or 'as it is'}, readahead {_readahead(model)} KiB, {tokens} tokens; {sides}"
+    )
     if bound:
-        click.echo(_bound(model, rate, ctx))
+        click.echo(_bound(model, rate, ctx, sides))
     click.echo(
         "| budget | accounted | sampled peak | OOM kills | load s | first token s | tok/s | plan's "
         "bound | mmap first token s | mmap tok/s |"
@@ -70,18 +75,19 @@ def main(
             script += [PROMPT, str(plain_tokens), str(ctx)]
             reference = _cold(script, model, parse_size(text), rate).document
             beside = [f"{reference['first_token_s']:.1f}", f"{reference['decode_tok_s']:.3f}"]
-        click.echo(_row(text, model, rate, tokens, ctx) + " | ".join(beside) + " |")
+        click.echo(_row(text, model, rate, tokens, ctx, sides) + " | ".join(beside) + " |")
 
 
 def _cold(command: list[str], model: str, memory: int, rate: int | None) -> GroupRun:
     return run_in_group(command, model, memory, rate, while_loading=cold_start(memory))
 
 
-def _row(text: str, model: str, rate: int | None, tokens: int, ctx: int) -> str:
+def _row(text: str, model: str, rate: int | None, tokens: int, ctx: int, sides: Sides) -> str:
     """All columns of one budget but those of llama.cpp with mmap."""
     budget = parse_size(text)
     command = [sys.executable, "-m", "flexinfer", "run", model, "--memory", text, "-q"]
     command += ["-p", PROMPT, "-n", str(tokens), "--ctx", str(ctx), "--temp", "0", "--json"]
+    command += ["--repack" if sides.own["repack"] else "--no-repack"]
     run = _cold(command, model, budget, rate)
     if run.document["prompt_tokens"] != PROMPT_TOKENS:
         raise click.ClickException(f"the prompt has {run.document['prompt_tokens']} tokens here")
@@ -95,10 +101,10 @@ def _row(text: str, model: str, rate: int | None, tokens: int, ctx: int) -> str:
     )
 
 
-def _bound(model: str, rate: int | None, ctx: int) -> str:
+def _bound(model: str, rate: int | None, ctx: int, sides: Sides) -> str:
     """What no process can beat to its first token, in words."""
     options = {"n_ctx": ctx, "n_batch": 32, "n_ubatch": 32, "n_threads": 2, "n_threads_batch": 2}
-    with Worker("plain", model, options) as plain:
+    with Worker("plain", model, options | sides.beside) as plain:
         prompt = statistics.median(plain.ask("prompt", PROMPT_TOKENS)["times"][0] for _ in range(3))
     job = {"system": "drive", "model": model, "cores": 2, "seconds": 600}
     command = [sys.executable, "-m", "flexinfer.bench.worker", json.dumps(job)]

@@ -3,16 +3,16 @@
     python benchmarks/experts.py MODEL --budgets 3GiB,6GiB,12GiB,all --rounds 3
 
 The bound is ``C_dense + max(C_experts, missed bytes / B)``: a layer's experts are known only after
-its router, so reading hides behind nothing but other experts. C is the median step of plain
-llama.cpp with everything in memory, divided by the bytes of weights that a token uses; B our reads
-of random experts with nothing computed; missed bytes are those of experts that a token wanted and
-that were not in slots, whether they were read then or on a guess. Each run is a process in a cgroup
-of exactly the budget, from a cold page cache; the first half of the tokens is warm-up. A round is C
-and then each budget; the ratio is the median of the rounds' own. The budget ``all`` is everything
-in memory, without a group. `--guesses real,0.7,off` runs each budget with guesses as they are, with
-only so many left as they are, and without: random weights change a token's state so little that the
-next layer's router is guessed nearly always, a trained model's is not. `--readahead` sets the
-drive's readahead for llama.cpp with mmap and restores it.
+its router, so reading hides behind nothing but other experts. C is the median step of llama.cpp
+(``--reference``) with everything in memory, divided by the bytes of weights that a token uses; B
+our reads of random experts with nothing computed; missed bytes are those of experts that a token
+wanted and that were not in slots, whether they were read then or on a guess. Each run is a process
+in a cgroup of exactly the budget, from a cold page cache; the first half of the tokens is warm-up.
+A round is C and then each budget; the ratio is the median of the rounds' own. The budget ``all`` is
+everything in memory, without a group. `--guesses real,0.7,off` runs each budget with guesses as
+they are, with only so many left as they are, and without: random weights change a token's state so
+little that the next layer's router is guessed nearly always, a trained model's is not.
+`--readahead` sets the drive's readahead for llama.cpp with mmap and restores it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ import click
 from flexinfer import Llama
 from flexinfer.bench.expert_turns import bounds
 from flexinfer.bench.in_group import run_in_group
+from flexinfer.bench.sides import Sides, sides_options
 from flexinfer.bench.traces import KINDS, Trace, TraceRecorder, made_trace, optimum, simulate
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import device_of
+from flexinfer.planning.kernels import Kernels
 from flexinfer.sizes import format_size, parse_size
 from flexinfer.storage.experts.guesses import Guessing
 
@@ -46,7 +48,8 @@ _ALL = "all"
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--memory-step", type=float, help="C in ms; default: measured, needs the memory.")
 @click.option("--guesses", default="real", show_default=True, help="Of real, off and shares.")
-@click.option("--plain", is_flag=True, help="llama.cpp with mmap beside it; slow.")
+@sides_options
+@click.option("--plain", is_flag=True, help="llama.cpp --no-repack with mmap beside it; slow.")
 @click.option("--plain-tokens", default=4, show_default=True)
 @click.option("--readahead", default="", help="KiB, as 128,8192; default: as it is.")
 @click.option(
@@ -66,6 +69,7 @@ def main(
     plain_tokens: int,
     readahead: str,
     policies: bool,
+    sides: Sides,
 ) -> None:
     if policies:
         _policies(model)
@@ -79,11 +83,13 @@ def main(
     inside: list[dict[str, Any]] = []
     for _ in range(rounds):
         if memory_step is None:
-            inside.append(_run(model, None, "memory", "-", prompt, tokens))
+            inside.append(_run(model, None, "memory", sides.reference, "-", prompt, tokens))
         else:
             inside.append({"token_s": memory_step / 1000, "prompt_s": float("nan")})
         for (text, kind), runs in found.items():
-            runs.append(_ours(model, text, kind, prompt, tokens, inside[-1]["token_s"]))
+            ours = _ours(model, text, kind, sides, prompt, tokens)
+            runs.append(ours | bounds(ours, inside[-1]["token_s"]))
+    click.echo(f"{model}: {sides}")
     _table(inside, found, prompt)
     if plain:
         for text in (text for text in budgets.split(",") if text != _ALL):
@@ -94,7 +100,7 @@ def _table(
     inside: list[dict[str, Any]], found: dict[tuple[str, str], list[dict[str, Any]]], prompt: int
 ) -> None:
     click.echo(
-        f"plain llama.cpp in memory: {_median(inside, 'token_s') * 1e3:.0f} ms a token, a prompt "
+        f"llama.cpp in memory: {_median(inside, 'token_s') * 1e3:.0f} ms a token, a prompt "
         f"of {prompt} tokens {_median(inside, 'prompt_s'):.1f} s; {len(inside)} rounds"
     )
     click.echo(
@@ -109,20 +115,17 @@ def _table(
 def _mmap(model: str, text: str, readaheads: list[str], tokens: int) -> None:
     for kib in readaheads:
         with _readahead(model, kib):
-            mmap = _run(model, parse_size(text), "plain", "-", 2, tokens)
+            mmap = _run(model, parse_size(text), "plain", Kernels.PLAIN, "-", 2, tokens)
         click.echo(f"mmap in {text}, readahead {kib or 'own'}: {mmap['token_s'] * 1e3:.0f}")
 
 
 def _ours(
-    model: str, text: str, guesses: str, prompt: int, tokens: int, compute: float
+    model: str, text: str, guesses: str, sides: Sides, prompt: int, tokens: int
 ) -> dict[str, Any]:
-    """One run and what it is compared with, in seconds."""
     if text == _ALL:
         budget = f"{read_catalogue(model).nbytes + (2 << 30)}"
-        ours = _run(model, None, "ours", budget, prompt, tokens)
-    else:
-        ours = _run(model, parse_size(text), "ours", text, prompt, tokens, guesses)
-    return ours | bounds(ours, compute)
+        return _run(model, None, "ours", sides.ours, budget, prompt, tokens)
+    return _run(model, parse_size(text), "ours", sides.ours, text, prompt, tokens, guesses)
 
 
 def _median(runs: list[dict[str, Any]], name: str) -> float:
@@ -151,10 +154,12 @@ def _row(text: str, guesses: str, runs: list[dict[str, Any]]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _run(model: str, memory: int | None, kind: str, *arguments: Any) -> dict[str, Any]:
+def _run(
+    model: str, memory: int | None, kind: str, kernels: Kernels, *arguments: Any
+) -> dict[str, Any]:
     """The worker's figures, with the peak and the OOM kills of its group, from a cold cache."""
     Path("/proc/sys/vm/drop_caches").write_text("3")
-    command = [sys.executable, "-m", "flexinfer.bench.expert_turns", kind, model]
+    command = [sys.executable, "-m", "flexinfer.bench.expert_turns", kind, kernels.value, model]
     run = run_in_group([*command, *map(str, arguments)], model, memory)
     return run.document | ({} if memory is None else {"peak": run.peak, "kills": run.kills})
 

@@ -1,9 +1,9 @@
-"""A long prompt while streaming, beside plain llama.cpp in memory: seconds of the same tokens.
+"""A long prompt while streaming, beside llama.cpp in memory: seconds of the same tokens.
 
     python benchmarks/prompt.py MODEL --tokens 2000 --share 25
 
 `--share` caps locked weights and window at so many percent of the weights; KV cache and compute
-buffers come on top, as they do for plain llama.cpp. Both take turns in processes of their own.
+buffers come on top, as they do for llama.cpp. Both take turns in processes of their own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 
 import click
 
+from flexinfer.bench.sides import Sides, sides_options
 from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 
@@ -21,8 +22,9 @@ from flexinfer.gguf.catalogue import read_catalogue
 @click.option("--tokens", default=2000, show_default=True)
 @click.option("--share", default=25, show_default=True)
 @click.option("--rounds", default=1, show_default=True)
+@sides_options
 @click.option("--ubatch", default=512, show_default=True)
-def main(model: str, tokens: int, share: int, rounds: int, ubatch: int) -> None:
+def main(model: str, tokens: int, share: int, rounds: int, ubatch: int, sides: Sides) -> None:
     options = {
         "n_ctx": tokens + 256,
         "n_batch": ubatch,
@@ -32,14 +34,17 @@ def main(model: str, tokens: int, share: int, rounds: int, ubatch: int) -> None:
     }
     cap = read_catalogue(model).nbytes * share // 100
     ratios = []
-    streaming = options | {"weight_memory": cap}
-    with Worker("plain", model, options) as plain, Worker("ours", model, streaming) as ours:
+    beside = options | sides.beside
+    streaming = options | {"weight_memory": cap} | sides.own
+    click.echo(f"{model}: {sides}")
+    with Worker("plain", model, beside) as plain, Worker("ours", model, streaming) as ours:
         for _ in range(rounds):
             (fast,), (streamed,) = (w.ask("prompt", tokens)["times"] for w in (plain, ours))
             ratios.append(fast / streamed)
-            click.echo(f"plain {fast:.1f} s, streamed {streamed:.1f} s")
+            click.echo(f"llama.cpp {fast:.2f} s, ours {streamed:.2f} s")
     click.echo(
-        f"{tokens} tokens at {share} %, ubatch {ubatch}: {statistics.median(ratios):.3f} of plain"
+        f"{tokens} tokens at {share} %, ubatch {ubatch}: {statistics.median(ratios):.3f} "
+        f"({min(ratios):.3f}-{max(ratios):.3f}) of {sides.reference.reference}"
     )
 
 

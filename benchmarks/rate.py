@@ -2,11 +2,11 @@
 
     python benchmarks/rate.py MODEL --drive 500MB/s
 
-The bound is ``1 / max(C, S* / B)``: C the median step of plain llama.cpp in memory, B our reader
-over the same pieces with nothing computed, S* what any engine would have to stream: the weights
-without the embedding table, less what is left of the budget after process, KV cache, compute
-buffers and 64 MiB. Rounds of B, ours, C, ours, B; the figure is the median of the per-round ratios.
-With ``--busy`` the neighbour computes while B and C are measured, too.
+The bound is ``1 / max(C, S* / B)``: C the median step of llama.cpp in memory (``--reference``), B
+our reader over the same pieces with nothing computed, S* what any engine would have to stream: the
+weights without the embedding table, less what is left of the budget after process, KV cache,
+compute buffers and 64 MiB. Rounds of B, ours, C, ours, B; the figure is the median of the per-round
+ratios. With ``--busy`` the neighbour computes while B and C are measured, too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import click
 
 from flexinfer.bench.in_group import group_of
 from flexinfer.bench.rate_rounds import least_streamed, measure_round
+from flexinfer.bench.sides import Sides, sides_options
 from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.sizes import format_size, parse_size
@@ -32,6 +33,7 @@ _COLUMNS = ("drive", "compute", "bound", "step", "wait", "cpu_per_gb")
 @click.option("--steps", default=4, show_default=True, help="Tokens a measurement.")
 @click.option("--ctx", default=512, show_default=True)
 @click.option("--strategy", default="flex", show_default=True)
+@sides_options
 @click.option("--window", help="Bytes of the window; default: planned.")
 @click.option(
     "--busy",
@@ -48,20 +50,21 @@ def main(
     strategy: str,
     window: str | None,
     busy: bool,
+    sides: Sides,
 ) -> None:
     weights = read_catalogue(model).nbytes
     rate = parse_size(drive.removesuffix("/s")) if drive else None
     options = {"n_ctx": ctx, "n_batch": 32, "n_ubatch": 32, "n_threads": 2, "n_threads_batch": 2}
-    click.echo(f"{model}: {format_size(weights)} of weights, drive {drive or 'as it is'}")
+    click.echo(f"{model}: {format_size(weights)} of weights, drive {drive or 'as it is'}; {sides}")
     click.echo(
         "| budget | S* | B GB/s | C ms | bound ms | ours ms | wait | ratio (min-max) | CPU s/GB |"
     )
     click.echo("|---|---|---|---|---|---|---|---|---|")
-    with Worker("plain", model, options) as plain:
+    with Worker("plain", model, options | sides.beside) as plain:
         for share in map(int, shares.split(",")):
             budget = weights * share // 100
             asked = options | {"memory": budget, "strategy": strategy, "window": window}
-            asked |= {"busy": busy}
+            asked |= {"busy": busy} | sides.own
             with group_of(model, rate=rate) as group, Worker("ours", model, asked, group) as ours:
                 _row(f"{share} % {format_size(budget)}", weights, ours, plain, rounds, steps)
 

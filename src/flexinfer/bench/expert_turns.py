@@ -1,8 +1,9 @@
 """One engine decoding random tokens of a mixture of experts; one JSON document of figures.
 
-    python -m flexinfer.bench.expert_turns ours|plain|memory MODEL BUDGET|- PROMPT TOKENS [GUESSES]
+    python -m flexinfer.bench.expert_turns KIND packed|plain MODEL BUDGET|- PROMPT TOKENS [GUESSES]
 
-``plain`` is llama.cpp with mmap, ``memory`` without: mapped pages cost faults when touched first.
+KIND is ``ours``, ``plain`` for llama.cpp with mmap, or ``memory`` for it without: mapped pages cost
+faults when touched first. Then come the kernels.
 GUESSES is ``real``, ``off`` or a number: the share of guessed experts that are left as guessed, the
 others being replaced by random ones.
 
@@ -27,9 +28,16 @@ OPTIONS = {"n_ctx": 1024, "n_batch": 512, "n_ubatch": 512, "n_threads": 2, "n_th
 
 
 def main(
-    kind: str, model: str, budget: str, prompt: int, tokens: int, guesses: str = "real"
+    kind: str,
+    kernels: str,
+    model: str,
+    budget: str,
+    prompt: int,
+    tokens: int,
+    guesses: str = "real",
 ) -> dict[str, Any]:
     options: dict[str, Any] = OPTIONS | ({} if budget == "-" else {"memory": budget})
+    options |= {"repack": kernels == "packed"}
     if kind == "memory":
         options |= {"use_mmap": False}
     llm = open_model("ours" if kind == "ours" else "plain", model, options)
@@ -155,6 +163,6 @@ def _tokens(llm: Any, count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    kind_, model_, budget_, prompt_, tokens_ = sys.argv[1:6]
-    done = main(kind_, model_, budget_, int(prompt_), int(tokens_), *sys.argv[6:])
+    kind_, kernels_, model_, budget_, prompt_, tokens_ = sys.argv[1:7]
+    done = main(kind_, kernels_, model_, budget_, int(prompt_), int(tokens_), *sys.argv[7:])
     sys.stdout.write(json.dumps(done) + "\n")
