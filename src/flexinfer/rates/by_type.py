@@ -16,6 +16,8 @@ from flexinfer.rates.type_rates import Product, TypeRates
 
 # So many types are probed; the others of a model have little work.
 _TYPES = 3
+# How often each set is measured when both are compared.
+_TURNS = 2
 
 
 def product(weight: Weight, types: Mapping[str, QuantType]) -> Product:
@@ -55,6 +57,25 @@ def type_rates(work: Mapping[Product, int], cores: int, kernels: Kernels) -> dic
             rates[name] = found
             memory.put(_key(name, cores, kernels), asdict(found))
     return rates
+
+
+def side_by_side(work: Mapping[Product, int], cores: int) -> dict[Kernels, dict[str, TypeRates]]:
+    """Rates with each set of kernels, measured in turns now, for a comparison; remembered, too.
+
+    What was measured at another time, beside other work, does not compare.
+    """
+    from flexinfer.rates.processor import measure_types  # late: it loads the native library
+
+    found: dict[Kernels, dict[str, TypeRates]] = {kernels: {} for kernels in Kernels}
+    for _ in range(_TURNS):
+        for kernels, rates in found.items():
+            for name, seen in measure_types(main_products(work), cores, kernels).items():
+                rates[name] = seen.best(rates.get(name, seen))
+    memory = Remembered()
+    for kernels, rates in found.items():
+        for name, best in rates.items():
+            memory.put(_key(name, cores, kernels), asdict(best))
+    return found
 
 
 def packing_rate(work: Mapping[Product, int], rates: Mapping[str, TypeRates], cores: int) -> float:

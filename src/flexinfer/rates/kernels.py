@@ -13,7 +13,7 @@ from flexinfer.gguf.estimate import estimate_weights
 from flexinfer.machine.machine import Machine
 from flexinfer.machine.processor import processor_name
 from flexinfer.planning.kernels import Kernels
-from flexinfer.rates.by_type import type_rates, work_by_type
+from flexinfer.rates.by_type import side_by_side, work_by_type
 from flexinfer.rates.cache_file import Remembered
 from flexinfer.rates.type_rates import Product, TypeRates
 
@@ -42,8 +42,8 @@ def kernels_for(catalogue: Catalogue, machine: Machine, repack: bool | None) -> 
     try:
         chosen = Kernels(known)
     except ValueError:
-        plain = type_rates(work, cores, Kernels.PLAIN)
-        chosen = faster(work, plain, type_rates(work, cores, Kernels.PACKED))
+        rates = side_by_side(work, cores)
+        chosen = faster(work, rates[Kernels.PLAIN], rates[Kernels.PACKED])
     # Also what was known: as long as a model is used it is not measured again.
     memory.put(key, {"kernels": chosen.value})
     return chosen

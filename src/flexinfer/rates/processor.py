@@ -38,7 +38,7 @@ _USED = 8
 _EXPERTS, _USED_OF_FEW = 4, 2
 _F32, _I32 = 0, 26
 # The fastest counts: others were disturbed.
-_REPEATS = 4
+_REPEATS = 3
 
 
 def measure_types(
@@ -46,7 +46,7 @@ def measure_types(
 ) -> dict[str, TypeRates]:
     """Rates by name of the product.
 
-    Takes about 40 ms each and `weight_bytes` of memory, which is given back.
+    Takes about 30 ms each and `weight_bytes` of memory, which is given back.
     """
     with _probing(threads, kernels, weight_bytes) as probe:
         return {product.name: probe.rates(product, weight_bytes) for product in products}

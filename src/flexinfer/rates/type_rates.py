@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from flexinfer.gguf.types import QuantType
 
@@ -32,3 +32,7 @@ class TypeRates:
     row: float
     rows: float
     packing: float = 0.0
+
+    def best(self, other: TypeRates) -> TypeRates:
+        """The higher of each: what is slower was disturbed."""
+        return TypeRates(*map(max, astuple(self), astuple(other)))

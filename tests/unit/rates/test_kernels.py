@@ -14,7 +14,7 @@ from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.types import QUANT_TYPES
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.weights import Use, Weight
-from flexinfer.rates.by_type import packing_rate, work_by_type
+from flexinfer.rates.by_type import packing_rate, type_rates, work_by_type
 from flexinfer.rates.kernels import faster, kernels_for
 from flexinfer.rates.type_rates import Product, TypeRates
 
@@ -67,6 +67,10 @@ def test_experts_are_products_of_their_own() -> None:
     assert faster(work, routed, slower) is Kernels.PLAIN
 
 
+def test_the_best_of_each_rate_counts() -> None:
+    assert TypeRates(1.0, 4.0, 2.0).best(TypeRates(3.0, 2.0)) == TypeRates(3.0, 4.0, 2.0)
+
+
 class Probes:
     """Stands in for the processor: what was measured, with how many cores, with which kernels."""
 
@@ -105,15 +109,21 @@ def test_the_choice_is_the_files_and_the_processors(
     probes: Probes, large: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert kernels_for(large, FINE, None) is Kernels.PACKED
-    assert probes.asked == [(8, Kernels.PLAIN), (8, Kernels.PACKED)], "with all cores"
+    assert {cores for cores, _ in probes.asked} == {8}, "with all cores"
+    sets = [kernels for _, kernels in probes.asked]
+    assert len(sets) == 4
+    assert sets[:2] == sets[2:] == [*dict.fromkeys(sets)], "in turns"
     probes.gain = 0.5
     assert kernels_for(large, FINE, None) is Kernels.PACKED, "remembered"
-    assert len(probes.asked) == 2
+    assert len(probes.asked) == 4
     monkeypatch.setattr("flexinfer.rates.kernels.processor_name", lambda: "another one")
     monkeypatch.setattr("flexinfer.rates.by_type.processor_name", lambda: "another one")
     assert kernels_for(large, FINE, None) is Kernels.PLAIN
     assert kernels_for(large, replace(FINE, cores=2), None) is Kernels.PLAIN
-    assert probes.asked[4:] == [(2, Kernels.PLAIN), (2, Kernels.PACKED)]
+    assert {cores for cores, _ in probes.asked[8:]} == {2}
+    probes.gain = 2.0
+    assert type_rates({Q4_0: 1}, 2, Kernels.PACKED)["q4_0"].row == 0.5e9, "remembered for plans"
+    assert len(probes.asked) == 12
 
 
 @pytest.mark.parametrize(("repack", "kernels"), [(True, Kernels.PACKED), (False, Kernels.PLAIN)])
