@@ -20,10 +20,11 @@ import sys
 from pathlib import Path
 
 import click
+from sides_options import sides_options
 
 from flexinfer.bench.cold_start import cold_start
 from flexinfer.bench.in_group import GroupRun, run_in_group
-from flexinfer.bench.sides import Sides, sides_options
+from flexinfer.bench.sides import Sides
 from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import device_of

@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from sides_options import sides_options
 
 from flexinfer import Llama
 from flexinfer.bench.expert_turns import bounds
 from flexinfer.bench.in_group import run_in_group
-from flexinfer.bench.sides import Sides, sides_options
+from flexinfer.bench.sides import Sides
 from flexinfer.bench.traces import KINDS, Trace, TraceRecorder, made_trace, optimum, simulate
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import device_of

@@ -11,8 +11,9 @@ from __future__ import annotations
 import statistics
 
 import click
+from sides_options import sides_options
 
-from flexinfer.bench.sides import Sides, sides_options
+from flexinfer.bench.sides import Sides
 from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 

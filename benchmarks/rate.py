@@ -14,10 +14,11 @@ from __future__ import annotations
 import statistics
 
 import click
+from sides_options import sides_options
 
 from flexinfer.bench.in_group import group_of
 from flexinfer.bench.rate_rounds import least_streamed, measure_round
-from flexinfer.bench.sides import Sides, sides_options
+from flexinfer.bench.sides import Sides
 from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.sizes import format_size, parse_size

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any
-
-import click
 
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.kernels import Kernels
 from flexinfer.rates.kernels import kernels_for
 
-_REFERENCES = {"stock": Kernels.PACKED, "no-repack": Kernels.PLAIN}
-_SAME = "same"
+REFERENCES = {"stock": Kernels.PACKED, "no-repack": Kernels.PLAIN}
+SAME = "same"
 
 
 @dataclass(frozen=True)
@@ -26,10 +21,10 @@ class Sides:
     reference: Kernels
 
     @classmethod
-    def of(cls, model: str, repack: bool | None, reference: str = _SAME) -> Sides:
+    def of(cls, model: str, repack: bool | None, reference: str = SAME) -> Sides:
         """`repack` is decided once where it is None; `reference` as on the command line."""
         ours = kernels_for(read_catalogue(model), Machine.detect(), repack)
-        return cls(ours, _REFERENCES.get(reference, ours))
+        return cls(ours, REFERENCES.get(reference, ours))
 
     def __str__(self) -> str:
         return f"ours with {self.ours.value} kernels, beside {self.reference.reference}"
@@ -43,24 +38,3 @@ class Sides:
     def beside(self) -> dict[str, bool]:
         """Options of llama.cpp's worker."""
         return {"repack": self.reference is Kernels.PACKED}
-
-
-def sides_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of a benchmark of `model`; the command gets `Sides` as `sides`."""
-
-    @wraps(command)
-    def decided(*, repack: bool | None, reference: str, **options: Any) -> Any:
-        return command(sides=Sides.of(options["model"], repack, reference), **options)
-
-    choice = click.Choice([_SAME, *_REFERENCES])
-    reference = click.option(
-        "--reference",
-        type=choice,
-        default=_SAME,
-        show_default=True,
-        help="llama.cpp beside ours: with the same kernels, as it comes, or with --no-repack.",
-    )
-    repack = click.option(
-        "--repack/--no-repack", default=None, help="Our kernels. Default: what is faster here."
-    )
-    return repack(reference(decided))
