@@ -1,4 +1,4 @@
-"""Options that all benchmarks share: the kernels of ours, and the llama.cpp that stands beside it."""
+"""Options that benchmarks share: the kernels of ours, and the llama.cpp that stands beside it."""
 
 from __future__ import annotations
 
