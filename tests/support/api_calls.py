@@ -217,15 +217,18 @@ def _draft() -> Any:
 
 
 def _adapter() -> str:
-    """Path of a new LoRA adapter for two matrices of a model of width 256."""
+    return str(write_adapter(Path(tempfile.mkdtemp()) / "adapter.gguf"))
+
+
+def write_adapter(path: Path, strength: float = 8.0) -> Path:
+    """Write a LoRA adapter for two matrices of a model of width 256."""
     import numpy as np
     from gguf import GGUFWriter
 
-    path = Path(tempfile.mkdtemp()) / "adapter.gguf"
     writer = GGUFWriter(path, "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 8.0)
+    writer.add_float32("adapter.lora.alpha", strength)
     random = np.random.default_rng(1)
     for name in ("blk.0.attn_q.weight", "blk.2.attn_output.weight"):
         for part, shape in (("lora_a", (4, 256)), ("lora_b", (256, 4))):
@@ -234,7 +237,7 @@ def _adapter() -> str:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return str(path)
+    return path
 
 
 CALLS: dict[str, Call] = {

@@ -1,0 +1,432 @@
+"""Every option of every command, by what standard output says with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from support.projector import write_projector
+from support.tiny_model import TinyModel
+
+from flexinfer import __version__
+from flexinfer.cli import main
+
+Check = Callable[["Asked"], None]
+_CHECKS: dict[tuple[str, str], Check] = {}
+# Answer by HTTP or into a file, with a server that is built apart.
+_ELSEWHERE = {"serve", "batch"}
+
+
+class Asked:
+    """Calls a command with a tiny model, and what else words may name."""
+
+    def __init__(self, name: str, model: Path, folder: Path) -> None:
+        self.name = name
+        self.model = model
+        self.folder = folder
+
+    def out(self, *words: object, text: str = "") -> str:
+        """Standard output of the command with `words`, which has to go well."""
+        done = CliRunner().invoke(main._group, [self.name, *map(str, words)], input=text)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def answer(self, *words: object) -> str:
+        """What `run` or `chat` answers."""
+        limits = () if {"--memory", "--weight-memory"} & set(words) else ("--weight-memory", "2M")
+        length = () if "-n" in words else ("-n", 8)
+        cold = () if {"--temp", "--seed"} & set(words) else ("--temp", 0)
+        given = (self.model, *limits, *length, *cold, *words)
+        if self.name == "chat":
+            return self.out(*given, text="one\n")
+        prompt = () if {"-p", "-f"} & set(words) else ("-p", "one")
+        return self.out(*given, *prompt)
+
+    def document(self, *words: object) -> Any:
+        """What `run` or `plan` says as JSON."""
+        if self.name == "run":
+            return json.loads(self.answer(*words, "--json"))
+        return json.loads(self.out(self.model, *words, "--json"))
+
+    def planned(self, *words: object) -> Any:
+        """The plan for the same words, which `run` and `chat` carry out."""
+        speaks = ("--as", "chat") if self.name == "chat" else ()
+        plan = Asked("plan", self.model, self.folder)
+        return plan.document(*speaks, *words)["plan"]
+
+    def file(self, name: str, content: str) -> Path:
+        path = self.folder / name
+        path.write_text(content)
+        return path
+
+
+def check(commands: str, *options: str) -> Callable[[Check], Check]:
+    """The test of these options of these commands."""
+
+    def register(test: Check) -> Check:
+        for command in commands.split():
+            _CHECKS.update({(command, option): test for option in options})
+        return test
+
+    return register
+
+
+def _options() -> Iterator[tuple[str, str]]:
+    """Each option of each command, as click knows them; help is the group's."""
+    assert isinstance(main._group, click.Group)
+    context = click.Context(main._group)
+    for name in main._group.list_commands(context):
+        if name in _ELSEWHERE:
+            continue
+        command = main._group.get_command(context, name)
+        assert command is not None
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                for option in (*parameter.opts[-1:], *parameter.secondary_opts):
+                    yield name, option
+
+
+@pytest.mark.parametrize(("command", "option"), sorted(_options()))
+def test_an_option_says_what_it_does(
+    command: str, option: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    _CHECKS[command, option](Asked(command, tiny_model("tiny-llama"), tmp_path))
+
+
+def test_the_group_itself() -> None:
+    done = CliRunner().invoke(main._group, ["--version"])
+    assert done.stdout == f"flexinfer, version {__version__}\n"
+    for words in (["--help"], ["run", "-h"]):
+        assert "Usage" in CliRunner().invoke(main._group, words).stdout
+
+
+# -- what a model is held in -----------------------------------------------------------------------
+
+
+@check("run chat plan", "--memory")
+def _memory(asked: Asked) -> None:
+    assert asked.planned("--memory", "1GiB")["request"]["budget"] == 1 << 30
+    if asked.name == "run":
+        assert asked.document("--memory", "1GiB")["memory"]["budget"] == 1 << 30
+    elif asked.name == "chat":
+        assert asked.answer("--memory", "1GiB").strip()
+
+
+@check("run chat plan demo", "--weight-memory")
+def _weight_memory(asked: Asked) -> None:
+    if asked.name == "demo":
+        assert "nothing streams" in asked.out("--weight-memory", "1GiB", "-n", 3)
+        assert "streamed per token" in asked.out("--weight-memory", "1MiB", "-n", 3)
+        return
+    assert asked.planned("--weight-memory", "1MiB")["request"]["weight_memory"] == 1 << 20
+    if asked.name == "run":
+        held = asked.document("--weight-memory", "1MiB")["memory"]
+        assert held["locked"] + held["window"] <= 1 << 20
+    if asked.name != "plan":
+        assert asked.answer("--weight-memory", "1MiB") == asked.answer("--weight-memory", "1GiB")
+
+
+@check("run chat plan", "--ctx")
+def _ctx(asked: Asked) -> None:
+    assert asked.planned("--ctx", 320)["ctx"] == 320
+    if asked.name == "run":
+        assert asked.document("--ctx", 320)["ctx"] == {"asked": 320, "got": 320}
+    elif asked.name == "chat":
+        # An answer is as long as there is room for it.
+        assert len(asked.answer("--ctx", 256, "-n", 400)) < len(asked.answer("-n", 400))
+
+
+@check("run chat plan", "--threads")
+def _threads(asked: Asked) -> None:
+    if asked.name == "plan":
+        assert asked.planned("--threads", 1)["ctx"] == asked.planned("--threads", 2)["ctx"]
+        assert asked.out(asked.model, "--threads", 1)
+    else:
+        assert asked.answer("--threads", 1) == asked.answer("--threads", 2) != "\n"
+
+
+@check("run chat plan", "--ubatch")
+def _ubatch(asked: Asked) -> None:
+    assert asked.planned("--ubatch", 48)["ubatch"] == 48
+    if asked.name == "run":
+        assert asked.document("--ubatch", 48)["ubatch"] == {"asked": 48, "got": 48}
+    elif asked.name == "chat":
+        assert asked.answer("--ubatch", 48).strip()
+
+
+@check("run chat plan", "--kv-type")
+def _kv_type(asked: Asked) -> None:
+    small, large = (asked.planned("--kv-type", kind)["costs"]["kv"] for kind in ("q8_0", "f16"))
+    assert small < large
+    if asked.name == "run":
+        held = [asked.document("--kv-type", kind)["memory"]["kv"] for kind in ("q8_0", "f16")]
+        assert held == [small, large]
+    elif asked.name == "chat":
+        assert asked.answer("--kv-type", "q8_0").strip()
+
+
+@check("run chat plan", "--strategy")
+def _strategy(asked: Asked) -> None:
+    assert asked.planned("--strategy", "sync")["lookahead"] is False
+    if asked.name != "plan":
+        assert asked.answer("--strategy", "sync") == asked.answer("--strategy", "flex")
+
+
+@check("run chat plan", "--window")
+def _window(asked: Asked) -> None:
+    words = ("--weight-memory", "2MiB", "--window", "700KiB")
+    planned = asked.planned(*words)["window"]
+    assert planned >= 700 << 10
+    if asked.name == "run":
+        assert asked.document(*words)["memory"]["window"] == pytest.approx(planned, rel=0.1)
+    elif asked.name == "chat":
+        assert asked.answer(*words) == asked.answer()
+
+
+@check("run chat plan", "--flash-attn", "--no-flash-attn")
+def _flash_attention(asked: Asked) -> None:
+    costs = [
+        asked.planned("--ctx", 4096, way)["costs"] for way in ("--flash-attn", "--no-flash-attn")
+    ]
+    assert costs[0]["compute"] < costs[1]["compute"]
+    if asked.name == "run":
+        on, off = (
+            asked.document("--ctx", 4096, "--ubatch", 128, way)["memory"]["compute"]
+            for way in ("--flash-attn", "--no-flash-attn")
+        )
+        assert on < off
+    elif asked.name == "chat":
+        assert asked.answer("--flash-attn").strip()
+        assert asked.answer("--no-flash-attn").strip()
+
+
+@check("run chat plan", "--repack", "--no-repack")
+def _repack(asked: Asked) -> None:
+    if asked.name == "chat":
+        assert asked.answer("--repack").strip()
+        assert asked.answer("--no-repack").strip()
+        return
+    assert asked.document("--no-repack")["kernels"] == "plain"
+    assert asked.document("--repack")["kernels"] in ("packed", "plain")
+
+
+# -- prompts ---------------------------------------------------------------------------------------
+
+
+@check("run", "--prompt", "--file")
+def _prompt(asked: Asked) -> None:
+    found = asked.answer("-p", "one")
+    assert found != asked.answer("-p", "two")
+    assert found == asked.answer("-f", asked.file("prompt", "one"))
+    assert found == asked.out(asked.model, *("-n", 8, "--temp", 0), "--memory", "1G", text="one")
+
+
+@check("run chat", "-n")
+def _tokens(asked: Asked) -> None:
+    short, long = asked.answer("-n", 3), asked.answer("-n", 12)
+    assert len(short) < len(long)
+    assert long.startswith(short.rstrip("\n"))
+    if asked.name == "run":
+        assert asked.document("-n", 3)["generated_tokens"] == 3
+
+
+@check("run", "--chat")
+def _chat(asked: Asked) -> None:
+    written = "### user:\none\n\n### assistant:\n"
+    assert asked.answer("--chat") == asked.answer("-p", written) != asked.answer()
+    same = Asked("chat", asked.model, asked.folder)
+    assert same.answer() == asked.answer("--chat")
+
+
+@check("run chat", "--lora")
+def _lora(asked: Asked) -> None:
+    from support.api_calls import write_adapter
+
+    adapter = write_adapter(asked.folder / "lora.gguf", strength=64.0)
+    assert asked.answer("--lora", adapter) != asked.answer()
+
+
+@check("run chat", "--grammar")
+def _grammar(asked: Asked) -> None:
+    grammar = asked.file("g", 'root ::= "to be" | "not to be"')
+    assert asked.answer("--grammar", grammar, "-n", 40) in ("to be\n", "not to be\n")
+
+
+@check("run chat", "--json-schema")
+def _schema(asked: Asked) -> None:
+    schema = asked.file("s", json.dumps({"enum": ["red", "green"]}))
+    assert json.loads(asked.answer("--json-schema", schema, "-n", 40)) in ("red", "green")
+
+
+@check("run", "--mmproj", "--image")
+def _image(asked: Asked) -> None:
+    projector = write_projector(asked.folder / "mmproj.gguf", 256)
+    image = asked.folder / "image.png"
+    pixels = np.random.default_rng(7).integers(0, 255, (56, 56, 3), np.uint8)
+    Image.fromarray(pixels).save(image)
+    alone = asked.document("--chat", "--mmproj", projector)
+    seen = asked.document("--mmproj", projector, "--image", image)
+    assert seen["prompt_tokens"] >= alone["prompt_tokens"] + 16
+    assert seen["generated_tokens"] > 0
+    assert seen["text"] != alone["text"]
+    assert asked.answer("--mmproj", projector, "--image", image) == seen["text"] + "\n"
+
+
+@check("chat", "--system")
+def _system(asked: Asked) -> None:
+    assert asked.answer("--system", "be brief") != asked.answer()
+
+
+@check("chat", "--session")
+def _session(asked: Asked) -> None:
+    session = asked.folder / "s.json"
+    first, second = asked.answer("--session", session), asked.answer("--session", session)
+    said = [m["content"] for m in json.loads(session.read_text())["messages"]]
+    assert said == ["one", first.rstrip("\n"), "one", second.rstrip("\n")]
+
+
+@check("chat", "--speed", "--no-speed")
+def _speed(asked: Asked) -> None:
+    assert asked.answer("--speed") == asked.answer("--no-speed") != "\n"
+
+
+# -- how tokens are chosen -------------------------------------------------------------------------
+
+
+@check("run chat", "--temp")
+def _temp(asked: Asked) -> None:
+    assert asked.answer("--temp", 0, "--seed", 1) == asked.answer("--temp", 0, "--seed", 2)
+    assert asked.answer("--temp", 5, "--seed", 1) != asked.answer("--temp", 0)
+
+
+@check("run chat", "--top-k", "--top-p", "--min-p")
+def _narrow(asked: Asked) -> None:
+    likeliest = asked.answer("--temp", 0)
+    for words in (("--top-k", 1), ("--top-p", 0), ("--min-p", 1)):
+        assert asked.answer("--temp", 5, "--seed", 1, *words) == likeliest, words
+
+
+@check("run chat demo", "--seed")
+def _seed(asked: Asked) -> None:
+    if asked.name == "demo":
+        texts = [asked.out("--seed", seed, "-n", 12).partition("ROMEO:")[2] for seed in (0, 0, 1)]
+        texts = [text.partition("streamed:")[0] for text in texts]
+    else:
+        texts = [asked.answer("--temp", 2, "--seed", seed) for seed in (0, 0, 1)]
+    assert texts[0] == texts[1] != texts[2]
+    if asked.name == "run":
+        drawn = asked.document("--temp", 2)["seed"]
+        assert asked.document("--temp", 2)["seed"] != drawn
+        again = asked.document("--temp", 2, "--seed", drawn)
+        assert again["seed"] == drawn
+        assert asked.answer("--temp", 2, "--seed", drawn) == again["text"] + "\n"
+
+
+@check("run chat", "--stop")
+def _stop(asked: Asked) -> None:
+    whole = asked.answer().rstrip("\n")
+    stop = whole[4:6]
+    assert asked.answer("--stop", stop) == whole.partition(stop)[0] + "\n"
+
+
+# -- what is told ----------------------------------------------------------------------------------
+
+
+@check("run chat plan", "--quiet", "--verbose")
+def _loudness(asked: Asked) -> None:
+    if asked.name == "plan":
+        words = (asked.model, "--weight-memory", "2MiB")
+        assert len(asked.out(*words, "-v")) > len(asked.out(*words))
+        return
+    assert asked.answer("-v") == asked.answer() != "\n"
+    if asked.name == "run":
+        assert asked.answer("-q") == asked.answer()
+
+
+@check("run plan doctor", "--json")
+def _json(asked: Asked) -> None:
+    if asked.name == "doctor":
+        assert {"topic", "good", "text", "advice"} <= set(json.loads(asked.out("--json"))[0])
+    elif asked.name == "plan":
+        assert asked.document()["architecture"] == "llama"
+    else:
+        assert asked.document()["text"] + "\n" == asked.answer()
+
+
+@check("plan", "--as", "--prompt-tokens", "-n")
+def _speaks_for(asked: Asked) -> None:
+    assert asked.document("--as", "chat")["ctx"] == 4096
+    assert asked.document("--prompt-tokens", 1000)["ctx"] == 1280
+    assert asked.document("--prompt-tokens", 1000, "-n", 300)["ctx"] == 1536
+
+
+@check("plan", "--for", "--curve")
+def _rates(asked: Asked) -> None:
+    assert "2 tokens/s need --memory " in asked.out(asked.model, "--for", "2tok/s")
+    assert "◂ this plan" in asked.out(asked.model, "--curve")
+    assert len(asked.document("--curve")["curve"]) > 3
+
+
+@check("plan", "--slots")
+def _slots(asked: Asked) -> None:
+    one, two = (asked.document("--slots", slots)["plan"]["costs"]["kv"] for slots in (1, 2))
+    assert two > one
+
+
+@check("plan", "--png")
+def _png(asked: Asked) -> None:
+    picture = asked.folder / "plan.png"
+    words = (asked.model, "--weight-memory", "2MiB")
+    assert asked.out(*words, "--png", picture) == asked.out(*words)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@check("demo", "--prompt", "-n")
+def _demo(asked: Asked) -> None:
+    said = asked.out("-p", "JULIET:\n", "-n", 5)
+    assert "JULIET:\n" in said
+    assert "streamed: 5 tokens" in said
+    assert "all 5 tokens are the same" in said
+
+
+@check("synth", "--quant", "--seed", "--split", "--force")
+def _synth(asked: Asked) -> None:
+    path = asked.folder / "m.gguf"
+    small, large = (
+        asked.out("tiny-llama", path, "--force", "--quant", quant) for quant in ("q4_0", "f16")
+    )
+    assert small.startswith(f"{path}  2.4")
+    assert large != small
+    first = path.read_bytes()
+    assert asked.out("tiny-llama", path, "--force", "--quant", "f16", "--seed", 1) == large
+    assert path.read_bytes() != first
+    assert len(asked.out("tiny-llama", path, "--split", 3).splitlines()) == 3
+
+
+@check(
+    "bench",
+    *("--budgets", "--strategy", "--drive", "--cores", "--window", "--rounds", "--prompt", "-n"),
+    *("--seconds", "--disturbance", "--ctx", "--repack", "--no-repack", "--out", "--report-only"),
+)
+def _bench(asked: Asked) -> None:
+    """One run with all of them; each then stands in the results that the command names."""
+    words = (asked.model, "--out", asked.folder / "out")
+    small = ("--budgets", "60%", "--strategy", "sync", "--drive", "native", "--cores", "1")
+    sizes = ("--window", "1M", "--rounds", "1", "--prompt", "5", "-n", "3", "--ctx", "64")
+    said = asked.out(*words, *small, *sizes, "--seconds", "5", "--disturbance", "1", "--no-repack")
+    results, *reports = said.split()
+    assert results.startswith(str(asked.folder / "out"))
+    found = json.dumps(json.loads(Path(results).read_text()))
+    for part in ('"sync"', '"prompt": 5', '"tokens": 3', '"ctx": 64', '"cores": 1'):
+        assert part in found
+    before = Path(reports[0]).read_text()
+    Path(reports[0]).unlink()
+    assert asked.out(*words, "--report-only") == said
+    assert Path(reports[0]).read_text() == before
