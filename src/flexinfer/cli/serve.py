@@ -78,12 +78,10 @@ def command(
     from flexinfer.serve.ending import Ending
 
     # Before libraries start threads, which would swallow signals.
-    ending = Ending()
+    ending = Ending(end_with_fd)
     ending.begin()
     from flexinfer.serve.library import ServerLibrary
 
-    ending = Ending(end_with_fd)
-    ending.begin()
     library = ServerLibrary()
     catalogue = local_model(model, options)
     settings = serve_settings(catalogue, flags, **options)
