@@ -102,3 +102,28 @@ def test_wrong_usage(tiny_model: TinyModel) -> None:
     assert_one_sentence(flexinfer("run", model, "--nothing"), "--nothing", code=2)
     assert_one_sentence(flexinfer("run", model, "--memory", "lots"), "lots", code=2)
     assert_one_sentence(flexinfer("run", model, "--strategy", "x", "-p", "x"), "flex", code=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "said"),
+    [
+        ("--grammar", 'root ::= ("a"', "the grammar does not parse, line 1"),
+        ("--grammar", " ", "the grammar is empty"),
+        ("--grammar", "\udcff", "is no UTF-8 text: byte 0xff at 0"),
+        ("--json-schema", '{"type":', "the JSON schema is no JSON"),
+        ("--json-schema", "[" * 100_000, "the JSON schema is no JSON"),
+        ("--json-schema", '{"$ref": "#/none"}', "no grammar can be made of the JSON schema"),
+        ("--json-schema", "7", "the JSON schema is no object"),
+        ("--lora", "no adapter", "file"),
+        ("--mmproj", "no projector", "file: llama.cpp does not load this projector"),
+    ],
+)
+def test_files_beside_the_model(
+    tiny_model: TinyModel, tmp_path: Path, option: str, content: str, said: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    words = ("-p", "x", "-n", 2, "--weight-memory", "2MiB", "-q")
+    done = flexinfer("run", tiny_model("tiny-llama"), *words, option, path)
+    assert_one_sentence(done, "flexinfer: ", said)
+    assert done.stderr.count("\n") == 1

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from flexinfer.binding.private import load_image_projector
-from flexinfer.errors import ModelNotFoundError
+from flexinfer.errors import ModelFileError, ModelNotFoundError
 from flexinfer.machine.machine import process_memory
 from flexinfer.memory.ledger import Ledger
 
@@ -23,7 +23,7 @@ def load_projector(llm: Any, handler: Any, ledger: Ledger) -> int:
     Raises:
         BudgetError: it does not fit, even with the smallest window for weights.
         ModelNotFoundError: there is no such file.
-        ValueError: llama.cpp does not load it beside this model.
+        ModelFileError: llama.cpp does not load it beside this model.
     """
     path = getattr(handler, "clip_model_path", None)
     if path is None:
@@ -36,7 +36,13 @@ def load_projector(llm: Any, handler: Any, ledger: Ledger) -> int:
     charged = expected
     try:
         before = process_memory()
-        load_image_projector(handler, llm)
+        try:
+            load_image_projector(handler, llm)
+        except ValueError as error:
+            raise ModelFileError(
+                f"{path}: llama.cpp does not load this projector beside the model; give the mmproj "
+                "file that was made for it"
+            ) from error
         found = max(process_memory() - before, 0)
         ledger.charge(ACCOUNT, max(found - expected, 0))
         charged = max(found, expected)
