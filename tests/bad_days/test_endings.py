@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from support.command import FLEXINFER
+from support.fake_hub import FakeHub
+from support.hub_client import REPO
 from support.tiny_model import TinyModel
 
 _ENDING = [signal.SIGTERM, signal.SIGHUP]
@@ -283,5 +285,23 @@ def test_a_script_as_process_one_ends(
             process.stdout.readline()
         os.kill(_child(process), signal.SIGTERM)
         _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert b"Traceback" not in said
+
+
+def test_a_download_of_process_one_ends(
+    process_one: tuple[str, ...], fake_hub: FakeHub, tmp_path: Path
+) -> None:
+    fake_hub.stall_after = 1000
+    variables = {"HF_ENDPOINT": fake_hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+    with subprocess.Popen(
+        [*process_one, *FLEXINFER, "run", f"hf:{REPO}:q8_0", "-p", "one"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | variables | {"HF_HUB_DISABLE_XET": "1"},
+    ) as process:
+        assert fake_hub.stalled.wait(60)
+        os.kill(_child(process), signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
     assert process.returncode == 143, said
     assert b"Traceback" not in said
