@@ -29,7 +29,8 @@ from flexinfer.binding.tokenize import read_vocabulary
 from flexinfer.binding.turns import Stage, Turns
 from flexinfer.budgeted import Budgeted
 from flexinfer.engine.guard import Guard
-from flexinfer.engine.opening import Opening, Options
+from flexinfer.engine.opening import Opening
+from flexinfer.engine.options import Options
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.engine.process_one import end_as_process_one
 from flexinfer.errors import EngineError
@@ -96,20 +97,10 @@ class Llama(Budgeted):
         **options: Any,
     ) -> None:
         self._turns = self._begin_turns()
-        ours = {"memory": memory, "weight_memory": weight_memory, "window": window}
-        self._asked = {
-            **ours,
-            "strategy": strategy,
-            "min_ctx": min_ctx,
-            "repack": repack,
-            **options,
-        }
-        check_arguments(options, signature(Llama.__init__).parameters)
-        refuse_placement(options)
-        check_strategy(strategy)
-        self.catalogue: Catalogue = catalogue or read_catalogue(model_path)
-        check_architecture(self.catalogue)
-        check_parameters(overridden(self.catalogue, options.get("kv_overrides")))
+        ours: dict[str, Any] = {"memory": memory, "weight_memory": weight_memory, "window": window}
+        ours |= {"strategy": strategy, "min_ctx": min_ctx, "repack": repack}
+        self._asked = {**ours, **options}
+        self.catalogue = self._checked(model_path, catalogue, strategy, options)
         if options.get("vocab_only"):
             self._open_vocabulary(os.fspath(model_path), bool(options.get("verbose", True)))
             return
@@ -136,11 +127,7 @@ class Llama(Budgeted):
             with opening.around(), templates_by(ChatTemplate):
                 super().__init__(FileName(os.fspath(model_path)), **options)
             self._finish(opening)
-            if options.get("seed") == 0:
-                # The parent takes it for none.
-                self.set_seed(0)
-            load_adapter(self, adapter, self._survive)
-            self._projector = load_projector(self, self.chat_handler, self._ledger)
+            self._furnish(options.get("seed"), adapter)
             if memory == "auto":
                 self._follower = Follower(weakref.proxy(self), moved=on_move)
             self._turns.stage = Stage.OPEN
@@ -192,6 +179,26 @@ class Llama(Budgeted):
         return state_of(super().__getstate__(), self._asked)
 
     # -- opening ------------------------------------------------------------------------------
+
+    def _checked(
+        self, path: str, known: Catalogue | None, strategy: str, options: dict[str, Any]
+    ) -> Catalogue:
+        """The header, once arguments and model are such as can be opened."""
+        check_arguments(options, signature(Llama.__init__).parameters)
+        refuse_placement(options)
+        check_strategy(strategy)
+        catalogue = known or read_catalogue(path)
+        check_architecture(catalogue)
+        check_parameters(overridden(catalogue, options.get("kv_overrides")))
+        return catalogue
+
+    def _furnish(self, seed: int | None, adapter: Any) -> None:
+        """What comes on top of model and context."""
+        if seed == 0:
+            # The parent takes it for none.
+            self.set_seed(0)
+        load_adapter(self, adapter, self._survive)
+        self._projector = load_projector(self, self.chat_handler, self._ledger)
 
     def _begin_turns(self) -> Turns[Aside]:
         begin(self)

@@ -2,7 +2,7 @@
 
 llama-cpp-python's class builds its parameters inside and calls two functions of its own module by
 name: one loads the model, one creates the context. `Opening.around` wraps those two while the
-class is constructed, for this thread only; it is the only patch, and it is undone on exit.
+class is constructed, for this thread only, and puts them back on exit.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.interrupts import Interrupt
+from flexinfer.engine.options import Options
+from flexinfer.engine.patching import one_at_a_time
 from flexinfer.engine.process_ledger import beside_others
 from flexinfer.engine.trials import Outputs, Trials
 from flexinfer.errors import ModelFileError
@@ -25,10 +27,10 @@ from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
 from flexinfer.native.device.owners import Runner
 from flexinfer.native.device.phases import Loading
-from flexinfer.native.packing import Packer, packer
+from flexinfer.native.packing import listening_packer
 from flexinfer.planning import planner
 from flexinfer.planning.kernels import Kernels
-from flexinfer.planning.plan import LEAST_CONTEXT, Plan, Rates, Request
+from flexinfer.planning.plan import Plan, Rates
 from flexinfer.planning.weights import Weight
 from flexinfer.reading.reader import Reader
 from flexinfer.reading.waiting import Waiting
@@ -36,37 +38,6 @@ from flexinfer.storage.layouts import Held
 from flexinfer.storage.residency import Residency
 
 _ALL_LAYERS = 0x7FFFFFFF
-
-_patching = threading.RLock()
-
-
-def _patch_anew() -> None:
-    """In a process that was forked: a lock that another thread held is held for ever."""
-    global _patching
-    _patching = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_patch_anew)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a model is to be opened; see `flexinfer.Llama` for the meaning.
-
-    `asked` says that somebody wished for the budget by name; `memlock` is how many bytes may be
-    locked with mlock, None when there is no limit. With `flash_attention_auto` llama.cpp decides.
-    """
-
-    budget: int
-    asked: bool = False
-    strategy: str = "flex"
-    weight_memory: int | None = None
-    window: int | None = None
-    logits_all: bool = False
-    min_ctx: int = LEAST_CONTEXT
-    memlock: int | None = None
-    kernels: Kernels = Kernels.PLAIN
-    flash_attention_auto: bool = False
 
 
 class Opening:
@@ -167,7 +138,7 @@ class Opening:
                 return create(model, params)
             return self.create(create, model, params)
 
-        with _patching, beside_others(self._ledger):
+        with one_at_a_time(), beside_others(self._ledger):
             binding.llama_model_load_from_file = load_ours
             binding.llama_init_from_model = create_ours
             try:
@@ -238,27 +209,13 @@ class Opening:
             params,
             self._loading,
             self._catalogue,
-            self._packer(),
+            listening_packer() if self._options.kernels is Kernels.PACKED else None,
         )
         trials.run(params.n_ctx, params.n_ubatch)
 
-        outputs = Outputs(
-            vocabulary=int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model))),
-            width=int(binding.llama_model_n_embd(model)),
-            batch=int(params.n_batch),
-            encodes=bool(binding.llama_model_has_encoder(model)),
-            logits_all=self._options.logits_all,
-        )
+        outputs = self._outputs(binding, model, int(params.n_batch))
         weights, held = trials.weights()
-        request = Request(
-            budget=self._options.budget,
-            ctx=params.n_ctx,
-            ubatch=params.n_ubatch,
-            strategy=self._options.strategy,
-            weight_memory=self._options.weight_memory,
-            window=self._options.window,
-            min_ctx=min(self._options.min_ctx, params.n_ctx),
-        )
+        request = self._options.request(params.n_ctx, params.n_ubatch)
         timed, rates = self._rates(weights)
         self.plan = plan = planner.plan(
             timed,
@@ -269,11 +226,14 @@ class Opening:
         params.n_ctx, params.n_ubatch = plan.ctx, plan.ubatch
         self._carry_out(plan, held)
 
-    def _packer(self) -> Packer | None:
-        found = packer() if self._options.kernels is Kernels.PACKED else None
-        if found is not None:
-            found.listen()
-        return found
+    def _outputs(self, binding: Any, model: Any, batch: int) -> Outputs:
+        return Outputs(
+            vocabulary=int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model))),
+            width=int(binding.llama_model_n_embd(model)),
+            batch=batch,
+            encodes=bool(binding.llama_model_has_encoder(model)),
+            logits_all=self._options.logits_all,
+        )
 
     def _carry_out(self, plan: Plan, held: list[Held]) -> None:
         assert self._loading is not None

@@ -138,6 +138,14 @@ def packer() -> Packer | None:
     return None
 
 
+def listening_packer() -> Packer | None:
+    """`packer`, with what it says a piece kept out of the log from now on."""
+    found = packer()
+    if found is not None:
+        found.listen()
+    return found
+
+
 def other_buffer_types() -> tuple[str, ...]:
     """Buffer types that llama.cpp prefers by default where they have kernels, as AMX's.
 

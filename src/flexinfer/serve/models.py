@@ -9,7 +9,8 @@ from typing import Any
 import llama_cpp.llama_cpp as binding
 
 from flexinfer.engine.engine import Engine
-from flexinfer.engine.opening import Opening, Options
+from flexinfer.engine.opening import Opening
+from flexinfer.engine.options import Options
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.memory.ledger import Ledger

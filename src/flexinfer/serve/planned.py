@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from flexinfer.engine.opening import Options
+from flexinfer.engine.options import Options
 from flexinfer.errors import BudgetError, ModelNotFoundError, UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters

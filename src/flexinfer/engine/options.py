@@ -1,0 +1,40 @@
+"""How a model is to be opened: budget, strategy, kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexinfer.planning.kernels import Kernels
+from flexinfer.planning.plan import LEAST_CONTEXT, Request
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is to be opened; see `flexinfer.Llama` for the meaning.
+
+    `asked` says that somebody wished for the budget by name; `memlock` is how many bytes may be
+    locked with mlock, None when there is no limit. With `flash_attention_auto` llama.cpp decides.
+    """
+
+    budget: int
+    asked: bool = False
+    strategy: str = "flex"
+    weight_memory: int | None = None
+    window: int | None = None
+    logits_all: bool = False
+    min_ctx: int = LEAST_CONTEXT
+    memlock: int | None = None
+    kernels: Kernels = Kernels.PLAIN
+    flash_attention_auto: bool = False
+
+    def request(self, ctx: int, ubatch: int) -> Request:
+        """What the planner is asked for a context of so many tokens, in batches of so many."""
+        return Request(
+            budget=self.budget,
+            ctx=ctx,
+            ubatch=ubatch,
+            strategy=self.strategy,
+            weight_memory=self.weight_memory,
+            window=self.window,
+            min_ctx=min(self.min_ctx, ctx),
+        )
