@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 
 from flexinfer.binding.aside import Aside
-from flexinfer.binding.calls import Calls
+from flexinfer.binding.drafting import Drafting, keeps_state, wraps
 from flexinfer.binding.turns import Stage, Turns
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.opening import Opening
 from flexinfer.engine.pass_stats import PassStats
-from flexinfer.errors import BudgetError, EngineError
+from flexinfer.errors import BudgetError, EngineError, UnsupportedError
+from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.plan import Plan
 from flexinfer.planning.planner import margin
+from flexinfer.speculate.choice import AUTO, OFF, check_draftable, drafts_of
+from flexinfer.speculate.drafts import Drafts, DraftStats
 from flexinfer.storage.experts.experts import Experts
 from flexinfer.storage.residency import Residency
 
 
-class Budgeted(Calls):
+class Budgeted(Drafting):
     """A model that was opened inside a memory budget."""
 
+    catalogue: Catalogue
     # None until it was opened, and once it is closed.
     _engine: Engine | None = None
     _opening: Opening | None = None
@@ -97,6 +102,31 @@ class Budgeted(Calls):
         Context, KV cache and the open files stay, so a conversation goes on where it was.
         """
         self._running().release()
+
+    @property
+    def drafting(self) -> DraftStats | None:
+        """Drafted and accepted tokens, tokens a pass; None where answers are not drafted."""
+        return self._drafts.stats if isinstance(self._drafts, Drafts) else None
+
+    def _draft(self, wish: str) -> None:
+        """Have answers be drafted as wished.
+
+        Raises:
+            UnsupportedError: this model's cannot be.
+        """
+        if wish == OFF:
+            return
+        kind = (self.catalogue.name, self.catalogue.architecture)
+        try:
+            check_draftable(*kind, recurrent=keeps_state(self), wraps=wraps(self))
+        except UnsupportedError:
+            if wish == AUTO:
+                return
+            raise
+        self._draft_by(drafts_of(None, self.plan, self.n_ctx(), self.plan.ubatch))
+
+    def _keeping_rows(self) -> AbstractContextManager[None]:
+        return self._running().keeping_rows()
 
     def memory_use(self) -> dict[str, int]:
         """Bytes of this model by purpose: locked, window, kv, compute, overhead.

@@ -47,6 +47,7 @@ from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
 from flexinfer.sizes import optional_size
+from flexinfer.speculate.choice import OFF, check_wish, rows_of
 from flexinfer.text import FileName
 
 
@@ -66,6 +67,8 @@ class Llama(Budgeted):
             `n_ctx()` and `plan.ctx` say what came of it.
         repack: pack weights for the kernels of stock llama.cpp, whose bits the answers then have;
             False: those of llama.cpp without repacking; by default what is faster here.
+        draft: how tokens are drafted that a pass then computes together, without changing one:
+            "off"; "ngram", from what was written before; "auto", so where the model allows it.
         flash_attn: None lets llama.cpp decide, which takes it where it can.
         catalogue: the file's header, where it was read already.
         on_move: with ``memory="auto"``, is told each change of the budget.
@@ -92,14 +95,16 @@ class Llama(Budgeted):
         window: str | int | None = None,
         min_ctx: int = LEAST_CONTEXT,
         repack: bool | None = None,
+        draft: str = OFF,
         catalogue: Catalogue | None = None,
         on_move: Callable[[Move], None] = lambda move: None,
         **options: Any,
     ) -> None:
         self._turns = self._begin_turns()
         ours: dict[str, Any] = {"memory": memory, "weight_memory": weight_memory, "window": window}
-        ours |= {"strategy": strategy, "min_ctx": min_ctx, "repack": repack}
+        ours |= {"strategy": strategy, "min_ctx": min_ctx, "repack": repack, "draft": draft}
         self._asked = {**ours, **options}
+        check_wish(draft)
         self.catalogue = self._checked(model_path, catalogue, strategy, options)
         if options.get("vocab_only"):
             self._open_vocabulary(os.fspath(model_path), bool(options.get("verbose", True)))
@@ -119,6 +124,7 @@ class Llama(Budgeted):
             min_ctx=min_ctx,
             memlock=machine.memlock,
             logits_all=bool(options.get("logits_all")),
+            rows=rows_of(draft),
             kernels=self._kernels,
             flash_attention_auto=options.get("flash_attn", False) is None,
         )
@@ -128,6 +134,7 @@ class Llama(Budgeted):
                 super().__init__(FileName(os.fspath(model_path)), **options)
             self._finish(opening)
             self._furnish(options.get("seed"), adapter)
+            self._draft(draft)
             if memory == "auto":
                 self._follower = Follower(weakref.proxy(self), moved=on_move)
             self._turns.stage = Stage.OPEN

@@ -45,8 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.trials": BELOW | {"engine"},
     "binding": {"memory", "machine", "gguf"},
     "foretell": {"gguf", "machine", "planning", "rates"},
-    "budgeted": BELOW | {"engine", "binding"},
-    "llama": BELOW | {"engine", "binding", "hub", "foretell", "budgeted"},
+    "speculate": {"planning"},
+    "budgeted": BELOW | {"engine", "binding", "speculate"},
+    "llama": BELOW | {"engine", "binding", "hub", "foretell", "budgeted", "speculate"},
     "chat": {"llama", "binding"},
     "show": {"planning"},
     "synth": {"gguf.types"},
@@ -55,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": BELOW - STORAGE | {"engine", "binding", "foretell", "storage.experts"},
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
-    | {"serve", "batch"},
+    | {"serve", "batch", "speculate"},
     "": {"llama", "foretell"},
     "__main__": {"cli"},
 }

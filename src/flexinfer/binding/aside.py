@@ -22,17 +22,18 @@ class Aside:
         """Have the context be as it was."""
         state.load_state(llm, self.computed)
         self.sampling.give_back(llm)
+        llm._rows_are_gone()
 
 
 def put_aside(llm: Any, ledger: Ledger) -> Aside | None:
     """What `llm` holds; None where not all of it can be copied.
 
-    Logits that a draft is still to be held against are not in a state, nor is what an encoder
-    found.
+    What an encoder found is not in a state, nor are logits that a draft of the caller's own is
+    still to be held against; those of ours are computed again.
 
     Raises:
         BudgetError: it does not fit.
     """
-    if llm.draft_model is not None or llm.encodes_prompts:
+    if llm._drafted_by_caller or llm.encodes_prompts:
         return None
     return Aside(state.save_state(llm, ledger), private.Sampling.of(llm))

@@ -177,7 +177,12 @@ class Calls(llama_cpp.Llama):
         names = signature(super()._init_sampler)
         asked = names.bind(**options)
         asked.apply_defaults()
-        return chain(self, asked.arguments, private.seed(self), self._survive)
+        known = self._known_tokens
+        return chain(self, asked.arguments, private.seed(self), self._survive, known)
+
+    def _known_tokens(self) -> Any:
+        """Those before the token that is being chosen."""
+        return private.known_tokens(self, self.n_tokens)
 
     @property
     def encodes_prompts(self) -> bool:

@@ -24,7 +24,17 @@ VOCABULARY = frozenset(
 # What only reads what never changes, or has locks of its own: used beside a request that computes.
 BESIDE = VOCABULARY | {
     *("ctx", "n_ctx", "pooling_type", "check_prompt", "eval_tokens", "eval_logits"),
-    *("plan", "stats", "experts", "pinned", "read_bytes", "memory", "memory_use", "release"),
+    *(
+        "plan",
+        "stats",
+        "drafting",
+        "experts",
+        "pinned",
+        "read_bytes",
+        "memory",
+        "memory_use",
+        "release",
+    ),
 }
 # What has a context of its own from its first token to its last.
 REQUESTS = frozenset(

@@ -61,9 +61,9 @@ def encode(llm: llama_cpp.Llama, prompt: Sequence[int]) -> None:
 def compute_rows(llm: llama_cpp.Llama, tokens: Sequence[int]) -> Any:
     """Compute tokens after the known ones in one batch, by as many threads as a single one.
 
-    Returns logits of each token, [row, vocabulary], valid until the next batch; they are not among
-    the known ones yet.
+    Returns the logits, [row, vocabulary], until the next batch; the tokens are not known yet.
     """
+    llm._ctx.kv_cache_seq_rm(-1, llm.n_tokens, -1)
     single, many = llama_cpp.llama_n_threads(llm.ctx), llama_cpp.llama_n_threads_batch(llm.ctx)
     llm._batch.set_batch(batch=tokens, n_past=llm.n_tokens, logits_all=True)
     llama_cpp.llama_set_n_threads(llm.ctx, single, single)
@@ -71,8 +71,25 @@ def compute_rows(llm: llama_cpp.Llama, tokens: Sequence[int]) -> Any:
         llm._ctx.decode(llm._batch)
     finally:
         llama_cpp.llama_set_n_threads(llm.ctx, single, many)
-    shape = (len(tokens), llm.n_vocab())
-    return np.ctypeslib.as_array(llm._ctx.get_logits(), shape=shape)
+    return np.ctypeslib.as_array(llm._ctx.get_logits(), shape=(len(tokens), llm.n_vocab()))
+
+
+def eval_rows(llm: llama_cpp.Llama, tokens: Sequence[int]) -> None:
+    """As the class's `eval`, in one batch whose rows can all be sampled from."""
+    logits, first = compute_rows(llm, tokens), llm.n_tokens
+    llm.input_ids[first : first + len(tokens)] = tokens
+    if llm._logits_all:
+        llm.scores[first : first + len(tokens)] = logits
+    llm.n_tokens += len(tokens)
+    llm._requires_eval = False
+
+
+def forget_from(llm: llama_cpp.Llama, count: int) -> None:
+    """Know only the first `count` tokens any more."""
+    llm._ctx.kv_cache_seq_rm(-1, count, -1)
+    llm.n_tokens = count
+    # The logits are not those of the last token: the next request computes it again.
+    llm._requires_eval = True
 
 
 def wrap_computing(
@@ -196,9 +213,9 @@ def has_vocabulary(llm: llama_cpp.Llama) -> bool:
     return bool(kind != llama_cpp.LLAMA_VOCAB_TYPE_NONE)
 
 
-def known_tokens(llm: llama_cpp.Llama) -> Any:
-    """The tokens that are computed, as an array."""
-    return llm._input_ids
+def known_tokens(llm: llama_cpp.Llama, count: int) -> Any:
+    """The first `count` of the tokens that are computed, as an array."""
+    return llm._input_ids[:count]
 
 
 @dataclass

@@ -111,9 +111,16 @@ def _candidates(candidates: Any) -> npt.NDArray[Any]:
 
 
 def chain(
-    llm: llama_cpp.Llama, options: Mapping[str, Any], seed: int, survive: Survive[Any]
+    llm: llama_cpp.Llama,
+    options: Mapping[str, Any],
+    seed: int,
+    survive: Survive[Any],
+    known: Callable[[], npt.NDArray[np.intc]],
 ) -> Chain:
     """The samplers that the parent's options mean, in the parent's order.
+
+    Args:
+        known: the tokens before the one that is chosen; more may be computed.
 
     Raises:
         RequestError: an option that is no number for it, or a grammar that does not parse.
@@ -121,7 +128,7 @@ def chain(
     check_sampling(options)
     made = Chain()
     if options["logits_processor"] is not None:
-        made.add_processors(options["logits_processor"], lambda: private.known_tokens(llm))
+        made.add_processors(options["logits_processor"], known)
     made.add_penalties(
         n_vocab=llm.n_vocab(),
         # No more tokens are ever remembered.

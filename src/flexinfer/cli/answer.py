@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flexinfer.chat.seeing import SeenAnswer
     from flexinfer.engine.pass_stats import PassStats
     from flexinfer.llama import Llama
+    from flexinfer.speculate.drafts import DraftStats
     from flexinfer.storage.experts.experts import Experts
 
 
@@ -90,9 +91,19 @@ class Report:
                 "wait_ms": round(1000 * decoded.wait_s / passes, 3),
             },
         }
+        if self._llm.drafting is not None:
+            document["drafts"] = self._drafts(self._llm.drafting)
         if self._llm.experts is not None:
             document["experts"] = self._experts(self._llm.experts)
         return document
+
+    def _drafts(self, drafting: DraftStats) -> dict[str, Any]:
+        return {
+            "drafted": drafting.drafted,
+            "accepted": drafting.accepted,
+            "passes": drafting.passes,
+            "tokens_per_pass": round(drafting.tokens_a_pass, 3),
+        }
 
     def _experts(self, experts: Experts) -> dict[str, Any]:
         return {
@@ -117,7 +128,8 @@ class Report:
             + (f", then {rate:.2f} tokens/s" if rate else "")
             + f" ({format_size(speed['read_bytes_per_token'])} read per token,{found}"
             f" {speed['compute_ms']:.0f} ms computing, {speed['wait_ms']:.0f} ms waiting)"
-            f", peak {format_size(memory['peak'])}"
+            + (f", {self._llm.drafting}" if self._llm.drafting else "")
+            + f", peak {format_size(memory['peak'])}"
         )
 
 

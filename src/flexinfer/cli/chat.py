@@ -14,6 +14,7 @@ from flexinfer.cli.models import local_model
 from flexinfer.cli.options import (
     Sampling,
     Words,
+    draft_option,
     engine_options,
     llama_options,
     plan_arguments,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("-n", "limit", type=click.IntRange(1), help="At most so many tokens an answer.")
 @extra_options
 @engine_options
+@draft_option
 @sampling_options
 @click.option("--speed/--no-speed", default=True, help="A line of speed after each answer.")
 @click.option("-v", "--verbose", is_flag=True, help="llama.cpp's messages and the plan's reasons.")
@@ -48,6 +50,7 @@ def command(
     session: Path | None,
     limit: int | None,
     extras: Extras,
+    draft: str,
     ctx: int | None,
     ubatch: int | None,
     sampling: Sampling,
@@ -76,6 +79,7 @@ def command(
         catalogue=catalogue,
         **asdict(chat_sizes(catalogue, plan_arguments(engine), ctx, ubatch)),
         seed=sampling.seed,
+        draft=draft,
         verbose=verbose,
         **llama_options(**engine),
         **extras.model_options(),

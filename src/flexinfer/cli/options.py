@@ -128,6 +128,18 @@ def engine_options(command: Command) -> Command:
     )
 
 
+def draft_option(command: Command) -> Command:
+    """Whether tokens are drafted, and from what."""
+    return click.option(
+        "--draft",
+        type=click.Choice(["off", "ngram", "auto"]),
+        default="off",
+        show_default=True,
+        help="Draft tokens from what was written before and compute several a pass; the answer "
+        "stays the same.",
+    )(command)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """What `sampling_options` collected; `stop` are texts that end the answer."""

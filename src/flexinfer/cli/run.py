@@ -17,7 +17,13 @@ from flexinfer.cli.announce import announce
 from flexinfer.cli.answer import Report
 from flexinfer.cli.inputs import EXISTING_FILE, Extras, extra_options, prompt_text, read_image
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import Sampling, engine_options, llama_options, sampling_options
+from flexinfer.cli.options import (
+    Sampling,
+    draft_option,
+    engine_options,
+    llama_options,
+    sampling_options,
+)
 from flexinfer.cli.streams import log, say
 
 if TYPE_CHECKING:
@@ -46,6 +52,7 @@ _IMAGE_TOKENS = 1024
 )
 @extra_options
 @engine_options
+@draft_option
 @sampling_options
 @click.option("-q", "--quiet", is_flag=True, help="Nothing but the answer.")
 @click.option("-v", "--verbose", is_flag=True, help="llama.cpp's messages and the plan's reasons.")
@@ -59,6 +66,7 @@ def command(
     mmproj: Path | None,
     images: tuple[Path, ...],
     extras: Extras,
+    draft: str,
     ctx: int | None,
     ubatch: int | None,
     sampling: Sampling,
@@ -85,6 +93,7 @@ def command(
         catalogue=catalogue,
         **asdict(run_sizes(len(ids) + len(seen) * _IMAGE_TOKENS, tokens, ctx, ubatch)),
         seed=sampling.seed,
+        draft=draft,
         verbose=verbose,
         **options,
     ) as llm:

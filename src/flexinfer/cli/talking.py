@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flexinfer.chat.conversation import Conversation
     from flexinfer.chat.session import SessionFile
     from flexinfer.llama import Llama
+    from flexinfer.speculate.drafts import DraftStats
 
 _HELP = """\
 /clear   forget the conversation        /speed   switch the line of speed on or off
@@ -125,7 +126,7 @@ class Talking:
     def _answer(self, text: str) -> None:
         before, began, dropped = self._llm.stats, time.monotonic(), self._talk.dropped
         first: float | None = None
-        known = self._llm.n_tokens
+        known, drafted = self._llm.n_tokens, self._llm.drafting
         try:
             with contextlib.closing(self._talk.ask(text, self._stops, self._limit)) as pieces:
                 for piece in pieces:
@@ -144,17 +145,24 @@ class Talking:
         if self._talk.dropped > dropped:
             log("the context is full: the oldest turns were forgotten")
         if self._speed:
-            log(self._speed_line(before, began, first, known))
+            log(self._speed_line(before, began, first, known, drafted))
 
-    def _speed_line(self, before: Any, began: float, first: float | None, known: int) -> str:
-        done = self._llm.stats - before
+    def _speed_line(
+        self, before: Any, began: float, first: float | None, known: int, drafted: DraftStats | None
+    ) -> str:
+        done, drafts = self._llm.stats - before, self._llm.drafting
+        tokens = done.passes
+        if drafts is not None and drafted is not None:
+            drafts -= drafted
+            tokens += drafts.tokens - drafts.passes
         now = time.monotonic()
         computed = max(self._llm.n_tokens - known, 0)
         wait = f"first after {first - began:.1f} s, " if first else ""
-        rate = (done.passes - 1) / (now - first) if first and now > first else 0.0
+        rate = (tokens - 1) / (now - first) if first and now > first else 0.0
         pace = f"then {rate:.2f} tokens/s, " if done.passes > 1 else ""
         read = format_size(done.read_bytes / max(done.passes, 1))
-        return f"[{computed} tokens computed, {wait}{pace}{read} read a pass]"
+        told = f", {drafts}" if drafts is not None else ""
+        return f"[{computed} tokens computed, {wait}{pace}{read} read a pass{told}]"
 
     def _switch_speed(self) -> None:
         self._speed = not self._speed

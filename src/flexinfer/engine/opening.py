@@ -233,6 +233,7 @@ class Opening:
             batch=batch,
             encodes=bool(binding.llama_model_has_encoder(model)),
             logits_all=self._options.logits_all,
+            rows=self._options.rows,
         )
 
     def _carry_out(self, plan: Plan, held: list[Held]) -> None:

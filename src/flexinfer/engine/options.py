@@ -13,7 +13,8 @@ class Options:
     """How a model is to be opened; see `flexinfer.Llama` for the meaning.
 
     `asked` says that somebody wished for the budget by name; `memlock` is how many bytes may be
-    locked with mlock, None when there is no limit. With `flash_attention_auto` llama.cpp decides.
+    locked with mlock, None when there is no limit; `rows` of logits are asked for at once. With
+    `flash_attention_auto` llama.cpp decides.
     """
 
     budget: int
@@ -22,6 +23,7 @@ class Options:
     weight_memory: int | None = None
     window: int | None = None
     logits_all: bool = False
+    rows: int = 0
     min_ctx: int = LEAST_CONTEXT
     memlock: int | None = None
     kernels: Kernels = Kernels.PLAIN

@@ -60,6 +60,7 @@ class Outputs:
         batch: tokens of the largest batch.
         encodes: the model has an encoder, which hands out embeddings as well.
         logits_all: the logits of every token are asked for, and kept.
+        rows: of logits that are asked for at once, where not all are.
     """
 
     vocabulary: int
@@ -67,12 +68,14 @@ class Outputs:
     batch: int
     encodes: bool
     logits_all: bool
+    rows: int = 0
 
     def of_context(self, ctx: int, ubatch: int) -> int:
         """Bytes that the context allocates."""
         if self.encodes:
             return encoded_bytes(self.vocabulary, self.width, ubatch)
-        return _F32 * self.vocabulary * min(self.batch, ctx) if self.logits_all else 0
+        rows = min(self.batch, ctx) if self.logits_all else self.rows
+        return _F32 * self.vocabulary * rows
 
     def kept(self, ctx: int) -> int:
         """Bytes of all logits of a full context, which the binding keeps."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from flexinfer.native.graph.nodes import copy_of, operation
+from flexinfer.native.graph.nodes import copy_of, operation, viewed
 from flexinfer.native.mirror import Tensor
 
 # llama.cpp shows attention a multiple of so many cells (``llama_kv_cache::get_n_kv``).
@@ -65,8 +65,10 @@ class RowsKept:
         along = 1 if matrix else _dimension_of(tokens, node)
         if node.ne[along] < 2:
             return (address,)
-        width = self._width(node) if matrix else 1
-        return self._cut(address, {address: along, node.src[1]: along}, width)
+        cut = {address: along, node.src[1]: along}
+        if along == 2 and Tensor.from_address(node.src[0]).ne[2] == tokens:
+            cut[node.src[0]] = along  # each token has a matrix of its own
+        return self._cut(address, cut, self._width(node) if matrix else 1)
 
     def _attention(self, node: Tensor, address: int) -> Sequence[int]:
         query, mask = node.src[0], node.src[3]
@@ -152,9 +154,13 @@ def _dimension_of(tokens: int, product: Tensor) -> int:
     found = [d for d in (1, 2) if product.ne[d] == tokens]
     if len(found) == 1:
         return found[0]
+    source = Tensor.from_address(product.src[0])
+    stored = Tensor.from_address(viewed(product.src[0])).op == operation("NONE")
+    if not stored:
+        # What was computed before has a matrix for each token.
+        return 2 if source.ne[2] == tokens else 1
     # One weight for all heads; those of the cache are views.
-    matrix = Tensor.from_address(product.src[0])
-    return 2 if matrix.ne[2] == 1 and matrix.op == operation("NONE") else 1
+    return 2 if source.ne[2] == 1 and not source.view_src else 1
 
 
 def _slice(source: int, dimension: int, first: int, width: int) -> Tensor:

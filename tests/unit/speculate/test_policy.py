@@ -1,0 +1,82 @@
+"""How many tokens are drafted, in integers and by traces of accepted tokens."""
+
+from __future__ import annotations
+
+import pytest
+
+from flexinfer.speculate.policy import PassTimes, Policy, expected_tokens
+
+# A pass reads for 100 ms and computes a row in 10 and each further one in 6.
+STREAMED = (100_000, 10_000, 6_000)
+# A pass computes for 20 ms, and each further row takes as long.
+IN_MEMORY = (20_000, 20_000, 20_000)
+
+# Of 8 drafted tokens each: how many were right in a copied passage, and in one that is new.
+COPYING = (8, 8, 8, 5, 8, 8, 8, 8, 3, 8, 8, 8, 8, 8, 8)
+INVENTING = (0, 0, 1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0)
+
+
+def run(policy: Policy, right: tuple[int, ...], passes: int, *, learn: bool = True) -> list[int]:
+    """What is drafted pass by pass when so many of each draft are right."""
+    lengths = []
+    for number in range(passes):
+        length = policy.length()
+        lengths.append(length)
+        policy.note(length, min(length, right[number % len(right)]))
+        if learn:
+            policy.times.note(1 + length, 20_000 * (1 + length))
+    return lengths
+
+
+def test_rows_under_the_reading_time_are_free() -> None:
+    policy = Policy(PassTimes(*STREAMED), 31)
+    assert 8 <= policy.length() <= 16
+    for _ in range(20):
+        policy.note(15, 0)
+    assert policy.length() == 1, "worthless drafts cost little, and one row is free"
+
+
+def test_copying_drafts_much_and_inventing_nothing() -> None:
+    assert min(run(Policy(PassTimes(*STREAMED), 15), COPYING, 60, learn=False)[5:]) >= 8
+    invented = run(Policy(PassTimes(*IN_MEMORY), 15), INVENTING, 400)
+    assert invented.count(0) > 380
+    assert any(invented[-130:]), "it is tried again"
+
+
+def test_a_rest_ends_when_drafts_are_right_again() -> None:
+    policy = Policy(PassTimes(20_000, 20_000, 2_000), 15)
+    lost = run(policy, (0,), 60, learn=False)
+    assert lost[-1] == 0 or 0 in lost[-5:]
+    found = run(policy, (15,), 140, learn=False)
+    assert found[-1] > 8
+
+
+def test_drafting_that_takes_long_drafts_less() -> None:
+    free, slow = (Policy(PassTimes(*STREAMED), 15, token_us=us) for us in (0, 30_000))
+    assert slow.length() < free.length()
+    assert Policy(PassTimes(*STREAMED), 15, token_us=10**6).length() == 0
+
+
+def test_never_more_than_may_be() -> None:
+    assert Policy(PassTimes(*STREAMED), 3).length() == 3
+    assert Policy(PassTimes(*STREAMED), 0).length() == 0
+
+
+def test_passes_teach_what_passes_take() -> None:
+    times = PassTimes(*STREAMED)
+    assert [times.of(rows) for rows in (1, 16, 31)] == [100_000, 100_000, 190_000]
+    times.note(1, 200_000)
+    assert times.of(1) == 200_000
+    assert times.of(31) == 380_000, "others by as much"
+    times.note(31, 190_000)
+    assert times.of(31) == 190_000
+    assert 100_000 < times.of(16) < 200_000, "and between two by both"
+    times.note(31, 290_000)
+    assert 190_000 < times.of(31) < 290_000
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "drafted", "tokens"), [(0.0, 5, 1.0), (1.0, 5, 6.0), (0.5, 2, 1.75), (0.9, 0, 1)]
+)
+def test_tokens_of_a_pass(acceptance: float, drafted: int, tokens: float) -> None:
+    assert expected_tokens(acceptance, drafted) == pytest.approx(tokens)
