@@ -10,7 +10,11 @@
 
 #include <cpp-httplib/httplib.h>
 
+#include <malloc.h>
+
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <mutex>
 #include <sstream>
 
@@ -38,6 +42,12 @@ std::string failure;
 const char * const STOPPING = "the server is stopping; send the request again once it runs";
 // One probability of one token: its text, its bytes and its number, as kept and as JSON.
 constexpr int64_t PROBABILITY_BYTES = 512;
+// Memory that a request takes by byte of text, by byte of an image and by value of its JSON: text is
+// tokenized with a symbol for each character, images are copied.
+constexpr int64_t TEXT_COST = 100;
+constexpr int64_t COPY_COST = 6;
+constexpr int64_t VALUE_COST = 128;
+constexpr int64_t LARGE = 1 << 20;
 
 struct reply {
     int status = 500;
@@ -58,6 +68,74 @@ handler_t ours(const std::string & route) {
         res->content_type = got.type;
         res->data = got.data;
         return res;
+    };
+}
+
+// Requests are read a few at a time, so that together they take no more than was planned.
+class Gate {
+    std::mutex lock;
+    std::condition_variable left;
+    int64_t used = 0;
+
+  public:
+    bool enter(int64_t cost, const std::function<bool()> & gone) {
+        std::unique_lock<std::mutex> held(lock);
+        while (used + cost > flexinfer_hooks.request_bytes) {
+            left.wait_for(held, std::chrono::milliseconds(200));
+            if (gone()) {
+                return false;
+            }
+        }
+        used += cost;
+        return true;
+    }
+
+    void leave(int64_t cost) {
+        {
+            std::lock_guard<std::mutex> held(lock);
+            used -= cost;
+        }
+        left.notify_all();
+        if (cost > LARGE) {
+            malloc_trim(0);
+        }
+    }
+};
+Gate gate;
+
+int64_t cost_of(const server_http_req & req) {
+    int64_t size = req.body.size(), values = 0;
+    for (const auto & file : req.files) {
+        size += file.second.data.size();
+    }
+    for (const char c : req.body) {
+        values += c == '[' || c == '{' || c == ',' || c == ':';
+    }
+    return (flexinfer_hooks.images ? COPY_COST : TEXT_COST) * size + VALUE_COST * values;
+}
+
+server_http_res_ptr refused(const std::string & message, const error_type type) {
+    const json error = llama_format_error_response(message, type);
+    auto res = std::make_unique<server_http_res>();
+    res->status = json_value(error, "code", 400);
+    res->data = safe_json_to_str({{"error", error}});
+    return res;
+}
+
+handler_t gated(const handler_t & handler) {
+    return [handler](const server_http_req & req) -> server_http_res_ptr {
+        const int64_t cost = cost_of(req);
+        if (cost > flexinfer_hooks.request_bytes) {
+            return refused("reading this request takes " + std::to_string(cost) + " bytes of memory, of which " +
+                std::to_string(flexinfer_hooks.request_bytes) + " are kept for requests; send less, or give the "
+                "server a larger --ctx or --memory", ERROR_TYPE_INVALID_REQUEST);
+        }
+        if (!gate.enter(cost, req.should_stop)) {
+            return refused(STOPPING, ERROR_TYPE_UNAVAILABLE);
+        }
+        const std::unique_ptr<const int64_t, void (*)(const int64_t *)> entered(
+            &cost, [](const int64_t * cost) { gate.leave(*cost); });
+        return handler(req);
     };
 }
 
@@ -126,7 +204,7 @@ void flexinfer_http::get(const std::string & path, const handler_t & handler) co
 }
 
 void flexinfer_http::post(const std::string & path, const handler_t & handler) const {
-    server_http_context::post(path, ended(handler));
+    server_http_context::post(path, ended(gated(handler)));
 }
 
 bool flexinfer_http::start() {
@@ -187,7 +265,13 @@ task_params server_schema::eval_llama_cmpl_schema(const llama_vocab * vocab, con
 
 ENTRY const char * flexinfer_source() { return FLEXINFER_SOURCE; }
 
-ENTRY int flexinfer_server(int argc, char ** argv) { return llama_server(argc, argv); }
+ENTRY int flexinfer_server(int argc, char ** argv) {
+    // What a request took goes back to the system when it is over, whichever thread answered it.
+    mallopt(M_ARENA_MAX, 2);
+    mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    mallopt(M_TRIM_THRESHOLD, 256 << 10);
+    return llama_server(argc, argv);
+}
 
 ENTRY void flexinfer_reply(void * to, int status, const char * type, const char * data) {
     auto & got = *static_cast<reply *>(to);

@@ -20,6 +20,10 @@ struct flexinfer_hooks {
     /* Our routes, as "GET /engine/plan\nPOST /engine/memory". */
     const char * routes;
     int64_t body_bytes;
+    /* Whether what is long in a body are images, which are not tokenized. */
+    int64_t images;
+    /* What requests may take together while they are read. */
+    int64_t request_bytes;
     int64_t threads;
     int64_t probability_bytes;
     int64_t context;

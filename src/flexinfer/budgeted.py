@@ -11,12 +11,11 @@ from flexinfer.binding.turns import Stage, Turns
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.opening import Opening
 from flexinfer.engine.pass_stats import PassStats
-from flexinfer.errors import BudgetError, EngineError, UnsupportedError
+from flexinfer.errors import EngineError, UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.plan import Plan
-from flexinfer.planning.planner import margin
 from flexinfer.speculate.choice import AUTO, OFF, check_draftable, drafts_of
 from flexinfer.speculate.drafts import Drafts, DraftStats
 from flexinfer.storage.experts.experts import Experts
@@ -85,16 +84,9 @@ class Budgeted(Drafting):
     @memory.setter
     def memory(self, budget: str | int) -> None:
         nbytes = granted_budget(budget, Machine.detect())
-        engine = self._running()
+        self._running()
         assert self._opening is not None
-        before = self._ledger.limit
-        self._opening.limit_to(nbytes)
-        free = self._ledger.free or 0
-        try:
-            engine.resize(engine.charged + free - margin(nbytes))
-        except BudgetError:
-            self._opening.limit_to(before)
-            raise
+        self._opening.change_budget(nbytes)
 
     def release(self) -> None:
         """Give the memory of all weights back; the next request reads them again.

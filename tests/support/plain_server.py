@@ -19,6 +19,8 @@ from support.plainly import require_plain
 
 _UNBOUNDED = {
     "body_bytes": 100 << 20,
+    "images": 0,
+    "request_bytes": 1 << 40,
     "threads": 64,
     "probability_bytes": 1 << 40,
     "context": 1 << 20,

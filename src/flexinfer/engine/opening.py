@@ -20,7 +20,7 @@ from flexinfer.engine.options import Options
 from flexinfer.engine.patching import one_at_a_time
 from flexinfer.engine.process_ledger import beside_others
 from flexinfer.engine.trials import Outputs, Trials
-from flexinfer.errors import ModelFileError
+from flexinfer.errors import BudgetError, ModelFileError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.machine.machine import process_memory
 from flexinfer.memory.ledger import Ledger
@@ -96,6 +96,24 @@ class Opening:
         else:
             self._ledger.limit_to(self.owner, limit, asked=True)
         self._ledger.limit = limit
+
+    def change_budget(self, nbytes: int) -> None:
+        """Let the process use `nbytes` from the next pass on.
+
+        Shrinking gives memory back at once, growing reads weights when they are next used.
+
+        Raises:
+            BudgetError: they do not hold the smallest window; everything is as before.
+        """
+        assert self.engine is not None
+        before = self._ledger.limit
+        self.limit_to(nbytes)
+        free = self._ledger.free or 0
+        try:
+            self.engine.resize(self.engine.charged + free - planner.margin(nbytes))
+        except BudgetError:
+            self.limit_to(before)
+            raise
 
     def memory_use(self) -> dict[str, int]:
         """Bytes of this model alone: locked, window, kv, compute, overhead."""

@@ -16,7 +16,12 @@ _LINES = (
     ("wait_seconds_total", "counter", "Seconds in which passes waited.", ("wait_s",)),
     ("memory_budget_bytes", "gauge", "Budget of the process.", ("memory", "budget")),
     ("memory_used_bytes", "gauge", "Anonymous and kernel bytes.", ("memory", "used")),
-    ("locked_bytes", "gauge", "Weights that stay in memory.", ("memory", "locked")),
+    (
+        "locked_bytes",
+        "gauge",
+        "Locked weights in memory now.",
+        ("memory", "locked"),
+    ),
     ("window_bytes", "gauge", "Window that weights pass through.", ("memory", "window")),
     ("kv_bytes", "gauge", "KV cache.", ("memory", "kv")),
     ("bound_tokens_per_second", "gauge", "Bound for one sequence.", ("bound_tok_s",)),
@@ -45,6 +50,7 @@ def figures(model: ServedModel, ledger: Ledger) -> dict[str, Any]:
             "budget": ledger.limit or 0,
             "used": process_memory(),
             **model.opening.memory_use(),
+            "locked": model.locked_bytes,
             "server": ledger.accounts.get("server", 0),
         },
     }

@@ -41,6 +41,8 @@ class _Hooks(ctypes.Structure):
         ("answer", _Answer),
         ("routes", c_char_p),
         ("body_bytes", c_int64),
+        ("images", c_int64),
+        ("request_bytes", c_int64),
         ("threads", c_int64),
         ("probability_bytes", c_int64),
         ("context", c_int64),
@@ -98,7 +100,7 @@ class ServerLibrary:
         self._kept: list[Any] = []
 
     def connect(self, host: Host, routes: Sequence[str], limits: dict[str, int]) -> None:
-        """Have the server ask `host`; `limits` are the last four members of the hooks."""
+        """Have the server ask `host`; `limits` are the integers among the hooks."""
         hooks = _Hooks.in_dll(self._native, "flexinfer_hooks")
         calls = {
             "load": _Load(_guarded(lambda path, params: host.load(os.fsdecode(path), params))),

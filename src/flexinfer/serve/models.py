@@ -72,6 +72,12 @@ class ServedModel:
         return self.engine.storage.plan
 
     @property
+    def locked_bytes(self) -> int:
+        """Bytes of locked weights that are in memory now."""
+        storage = self.opening.storage
+        return 0 if storage is None else storage.locked_bytes
+
+    @property
     def experts(self) -> Experts | None:
         """Of a mixture that is held expert by expert."""
         storage = self.opening.storage

@@ -6,12 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from flexinfer.engine.engine import Engine
 from flexinfer.errors import BudgetError, FlexInferError, RequestError, SizeError
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.memory.ledger import Ledger
-from flexinfer.planning.planner import margin
 from flexinfer.serve.figures import figures, metrics
 from flexinfer.serve.models import ServedModel
 
@@ -67,30 +65,12 @@ class Routes:
     def _memory(self, body: str) -> dict[str, Any]:
         wanted = granted_budget(_wish(body), Machine.detect())
         model = self._model()
-        change_budget(model.engine, self._ledger, wanted, model.opening.limit_to)
+        model.opening.change_budget(wanted)
         return {"memory": self._ledger.limit, "mode": model.plan.mode}
 
     def _release(self) -> dict[str, Any]:
         self._model().engine.release()
         return {"released": True}
-
-
-def change_budget(
-    engine: Engine, ledger: Ledger, nbytes: int, limit_to: Callable[[int], None]
-) -> None:
-    """Let the process use `nbytes` from the next pass on.
-
-    Raises:
-        BudgetError: they do not hold the smallest window; everything is as before.
-    """
-    before = ledger.limit
-    limit_to(nbytes)
-    free = ledger.free or 0
-    try:
-        engine.resize(engine.charged + free - margin(nbytes))
-    except BudgetError:
-        ledger.limit = before
-        raise
 
 
 def _wish(body: str) -> str | int:

@@ -11,6 +11,7 @@ from flexinfer.errors import EngineError
 from flexinfer.native.device.device import device
 from flexinfer.serve.ending import Ending
 from flexinfer.serve.library import ServerLibrary
+from flexinfer.serve.listening import check_port
 from flexinfer.serve.models import Models, ServedModel
 from flexinfer.serve.planned import Planned
 from flexinfer.serve.routes import Routes
@@ -61,11 +62,15 @@ class Server:
         """Serve until a signal ends it; returns the exit status.
 
         Raises:
+            RequestError: the port cannot be had.
             FlexInferError: it could not be started.
         """
+        check_port(self._settings.host, self._settings.port)
         sizes = self._planned.sizes
         limits = {
             "body_bytes": sizes.body,
+            "images": int(self._settings.mmproj is not None),
+            "request_bytes": sizes.requests,
             "threads": sizes.threads,
             "probability_bytes": sizes.probabilities,
             "context": sizes.ctx,

@@ -31,8 +31,16 @@ _TOKEN_BYTES = 64
 _BODY = 1 * MIB
 _LARGEST_BODY = 32 * MIB
 _IMAGE_BODY = 16 * MIB
-# A body is there as received, as copied, as parsed, as tokens; so many at a time.
-_COPIES = 4
+_IMAGE_COPIES = 8
+_REQUEST_SHARE = 32
+# Text takes so much while it is parsed and tokenized: `server-build/hooks.cpp` counts the same.
+_READING = 100
+_TEXT = 64 << 10
+_TEXT_TOKEN_BYTES = 8
+# Beside slots and what waits for them, clients may hold so many connections.
+_CONNECTIONS = 16
+# So many send a large body at the same moment.
+_SENDING = 24
 # Working memory of a projector beside its weights.
 _PROJECTOR = 64 * MIB
 
@@ -59,6 +67,7 @@ class Sizes:
 
     Attributes:
         ctx: tokens a slot.
+        body, requests: of one request as sent, of those that are read at a time.
         cache_mib: of prompts that no slot holds any more.
         checkpoints: for each slot.
         reserve: kept beside what the engine plans: all of the above but KV cache and weights.
@@ -73,6 +82,7 @@ class Sizes:
     cache_mib: int
     checkpoints: int
     body: int
+    requests: int
     threads: int
     probabilities: int
     reserve: int
@@ -101,27 +111,36 @@ def decide(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
             f"--ubatch {wish.ubatch} cannot hold {wish.slots} slots in one pass; give {least} or "
             "more, or leave it out"
         )
-    ctx, said = _context(wish, catalogue, forecast)
-    sizes = _bounds(wish, catalogue, ctx, least, said)
-    sizes = _with_caches(sizes, wish, catalogue, forecast)
-    return _with_batch(sizes, wish, forecast)
+    wanted = _trained(catalogue)
+    if wish.ctx is None:
+        wanted = min(wanted, _MAX_CONTEXT)
+        ctx = _affordable(wish, wanted, forecast)
+        instead = f"instead of {wanted}, whose cache would leave too little for weights"
+    else:
+        ctx = min(wanted, wish.ctx)
+        wanted, instead = wish.ctx, f"as the model was trained, not {wish.ctx}"
+    while True:
+        said = () if ctx == wanted else (f"context {ctx} a slot {instead}",)
+        sizes = _bounds(wish, catalogue, ctx, least, said)
+        sizes = _with_caches(sizes, wish, catalogue, forecast)
+        try:
+            return _with_batch(sizes, wish, forecast)
+        except BudgetError:
+            if wish.ctx is not None or ctx <= MIN_CONTEXT:
+                raise
+            ctx = max(ctx // 2, MIN_CONTEXT)
 
 
-def _context(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> tuple[int, tuple[str, ...]]:
-    """Tokens a slot: as asked, or as much as keeps all slots' caches within half of the budget."""
+def _trained(catalogue: Catalogue) -> int:
     known = catalogue.parameter("context_length", _MAX_CONTEXT)
-    trained = known if isinstance(known, int) and known > 0 else _MAX_CONTEXT
-    if wish.ctx is not None:
-        if wish.ctx > trained:
-            return trained, (f"context {trained} a slot, as the model was trained, not {wish.ctx}",)
-        return wish.ctx, ()
-    first = ctx = min(_MAX_CONTEXT, trained)
+    return known if isinstance(known, int) and known > 0 else _MAX_CONTEXT
+
+
+def _affordable(wish: Wish, ctx: int, forecast: Forecast) -> int:
+    """Tokens a slot of which all slots' caches take at most half of the budget."""
     while ctx > MIN_CONTEXT and forecast.costs(wish.slots * ctx, MIN_UBATCH).kv > wish.budget // 2:
-        ctx //= 2
-    if ctx == first:
-        return ctx, ()
-    half = format_size(wish.budget // 2)
-    return ctx, (f"context {ctx} a slot instead of {first}: its cache takes at most {half}",)
+        ctx = max(ctx // 2, MIN_CONTEXT)
+    return ctx
 
 
 def _bounds(wish: Wish, catalogue: Catalogue, ctx: int, least: int, said: tuple[str, ...]) -> Sizes:
@@ -130,9 +149,14 @@ def _bounds(wish: Wish, catalogue: Catalogue, ctx: int, least: int, said: tuple[
     body = min(_BODY + _TOKEN_BYTES * ctx, _LARGEST_BODY)
     if wish.projector:
         body = max(body, _IMAGE_BODY)
+    requests = max(_READING * (_TEXT + _TEXT_TOKEN_BYTES * ctx), wish.budget // _REQUEST_SHARE)
+    if wish.projector:
+        requests = max(requests, _IMAGE_COPIES * body)
+    threads = 2 * wish.slots + _CONNECTIONS
     reserve = (
         _SERVER
-        + _COPIES * body
+        + requests
+        + min(threads, _SENDING) * body
         + wish.slots * (_CANDIDATE_BYTES * vocabulary + _PROBABILITY_BYTES // wish.slots)
         + wish.slots * wish.drafts * 4 * vocabulary
         + wish.lora
@@ -148,7 +172,8 @@ def _bounds(wish: Wish, catalogue: Catalogue, ctx: int, least: int, said: tuple[
         cache_mib=0,
         checkpoints=0,
         body=body,
-        threads=2 * wish.slots + 32,
+        requests=requests,
+        threads=threads,
         probabilities=_PROBABILITY_BYTES // wish.slots,
         reserve=reserve,
         adapters=wish.lora,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from flexinfer.engine.engine import Engine
+from flexinfer.engine.pass_stats import PassStats
 from flexinfer.errors import BudgetError
 from flexinfer.machine.machine import process_memory
 from flexinfer.memory.ledger import Ledger
@@ -23,6 +25,24 @@ def guard(limit: int) -> int:
     return max(limit // _GUARD_SHARE, _LEAST_GUARD)
 
 
+class Weights(Protocol):
+    """What the watch asks of an engine."""
+
+    @property
+    def stats(self) -> PassStats:
+        """Totals over all passes."""
+
+    @property
+    def charged(self) -> int:
+        """Bytes in the ledger for weights."""
+
+    def resize(self, room: int) -> object:
+        """Spend `room` bytes on weights from the next pass on."""
+
+    def release(self) -> None:
+        """Give all weights back until a pass wants them."""
+
+
 class Watch:
     """Looks at the process's own memory, which requests enlarge without asking the ledger.
 
@@ -36,7 +56,7 @@ class Watch:
     def __init__(
         self,
         ledger: Ledger,
-        engine: Engine,
+        engine: Weights,
         *,
         idle_seconds: float = 0.0,
         memory: Callable[[], int] = process_memory,
@@ -86,13 +106,17 @@ class Watch:
             try:
                 self._ledger.charge(ACCOUNT, missing)
             except BudgetError:
-                return  # Nothing is left to give: the next request is not let in.
+                return  # nothing is left to give
             self._extra += missing
         elif self._extra and missing < -2 * guard(limit):
-            # What was taken is free again; half of it, so that it does not swing.
-            back = min(self._extra, -missing // 2)
-            self._ledger.release(ACCOUNT, back)
-            self._extra -= back
+            # What was taken is free again; half of it goes back, so that it does not swing.
+            self._give_back(min(self._extra, -missing // 2))
+
+    def _give_back(self, nbytes: int) -> None:
+        self._ledger.release(ACCOUNT, nbytes)
+        self._extra -= nbytes
+        with contextlib.suppress(BudgetError):  # others were faster
+            self._engine.resize(self._engine.charged + nbytes)
 
     def _release_idle(self) -> None:
         passes, now = self._engine.stats.passes, self._clock()

@@ -1,0 +1,93 @@
+"""What the server is started with follows from the wish, the model and the budget alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flexinfer.errors import BudgetError, RequestError
+from flexinfer.gguf.catalogue import Catalogue, read_catalogue
+from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+from flexinfer.planning.forecast import Forecast
+from flexinfer.planning.plan import Rates, Request
+from flexinfer.serve.sizing import Sizes, Wish, decide
+from flexinfer.synth.write import write_model
+
+MIB = 1 << 20
+BUDGET = 1024 * MIB
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    path = tmp_path_factory.mktemp("sizing") / "model.gguf"
+    write_model("tiny-llama", path, "q4_0")
+    return read_catalogue(path)
+
+
+def sized(catalogue: Catalogue, **wishes: Any) -> Sizes:
+    wish = Wish(budget=BUDGET, slots=1, ctx=None, ubatch=None)
+    wish = replace(wish, **wishes)
+    weights = estimate_weights(catalogue, 2)
+    request = Request(budget=wish.budget, ctx=512, ubatch=1)
+    costs = estimate_costs(catalogue, (1, 1))
+    return decide(wish, catalogue, Forecast(weights, request, costs, Rates(1e9, 0.01, "given")))
+
+
+def test_with_room_nothing_gives_way(catalogue: Catalogue) -> None:
+    sizes = sized(catalogue)
+    assert (sizes.slots, sizes.ctx, sizes.ubatch, sizes.said) == (1, 4096, 512, ())
+    assert sizes.cache_mib > 0
+    assert sizes.checkpoints == 0
+
+
+def test_a_pool_holds_what_all_slots_may_fill(catalogue: Catalogue) -> None:
+    sizes = sized(catalogue, slots=16, ctx=300)
+    assert sizes.total_ctx == 16 * 300
+
+
+def test_a_pass_holds_all_slots_with_their_drafts(catalogue: Catalogue) -> None:
+    assert sized(catalogue, slots=16, ctx=256, drafts=64, ubatch=1040).ubatch == 1040
+    with pytest.raises(RequestError, match=r"--ubatch 512 cannot hold 16 slots .* give 1040"):
+        sized(catalogue, slots=16, drafts=64, ubatch=512)
+
+
+def test_a_context_beyond_the_trained_one_is_said(catalogue: Catalogue) -> None:
+    sizes = sized(catalogue, ctx=100_000)
+    assert sizes.ctx == 4096
+    assert sizes.said == ("context 4096 a slot as the model was trained, not 100000",)
+
+
+def test_the_context_gives_way_where_none_was_asked(catalogue: Catalogue) -> None:
+    sizes = sized(catalogue, slots=64, budget=300 * MIB)
+    assert sizes.ctx == 512
+    assert any("context 512 a slot instead of 4096" in line for line in sizes.said)
+
+
+def test_other_files_and_caches_are_reserved(catalogue: Catalogue) -> None:
+    least = sized(catalogue).reserve
+    assert sized(catalogue, lora=7 * MIB).reserve == least + 7 * MIB
+    assert sized(catalogue, draft=9 * MIB).reserve == least + 9 * MIB
+    assert sized(catalogue, projector=30 * MIB).reserve >= least + 30 * MIB
+    assert least > 4 * sized(catalogue).body
+
+
+def test_what_does_not_fit_is_refused_with_the_arithmetic(catalogue: Catalogue) -> None:
+    with pytest.raises(BudgetError, match=r"are the server's own.* 1 slots of 2048"):
+        sized(catalogue, ctx=2048, budget=64 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("key", "share"), [("attention.sliding_window", 64), ("ssm.state_size", 16)]
+)
+def test_checkpoints_are_kept_and_charged_where_they_help(
+    catalogue: Catalogue, key: str, share: int
+) -> None:
+    metadata = {**catalogue.metadata, f"{catalogue.architecture}.{key}": share}
+    model = replace(catalogue, metadata=metadata)
+    assert sized(model).checkpoints == 8
+    assert sized(model).reserve > sized(catalogue).reserve
+    assert sized(model, checkpoints=0).said == (
+        "no checkpoints: a conversation that goes on otherwise is computed from its start",
+    )
