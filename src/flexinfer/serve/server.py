@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -82,7 +81,9 @@ class Server:
         if self._failure is not None:
             raise self._failure
         if status and not self._ending.asked:
-            raise EngineError(_why_not(self._settings.host, self._settings.port))
+            raise EngineError(
+                "llama.cpp's server did not start; its last lines on standard error say why"
+            )
         return 0
 
     @property
@@ -156,14 +157,3 @@ class Server:
     def _end(self) -> None:
         self._models.interrupt()
         self._library.stop()
-
-
-def _why_not(host: str, port: int) -> str:
-    """Why the server did not start: llama.cpp has one status for all reasons."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        reason = error.strerror or error
-        return f"cannot serve at {host}, port {port}: {reason}; give another --host or --port"
-    return "llama.cpp's server did not start; its last lines on standard error say why"
