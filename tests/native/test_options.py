@@ -237,6 +237,14 @@ def _tokens(asked: Asked) -> None:
         assert asked.document("-n", 3)["generated_tokens"] == 3
 
 
+@check("run chat", "--draft")
+def _drafted(asked: Asked) -> None:
+    assert asked.answer("--draft", "ngram") == asked.answer("--draft", "off")
+    if asked.name == "run":
+        assert asked.document("--draft", "ngram", "-n", 40)["drafts"]["passes"] > 0
+        assert "drafts" not in asked.document("--draft", "off")
+
+
 @check("run", "--chat")
 def _chat(asked: Asked) -> None:
     written = "### user:\none\n\n### assistant:\n"

@@ -23,7 +23,7 @@ from flexinfer.planning.plan import Costs, CostsOf
 from flexinfer.planning.weights import Use, Weight
 
 # Interpreter, library and command line: anonymous bytes before a model is opened.
-_PROCESS = 30 << 20
+_PROCESS = 33 << 20
 # llama.cpp's vocabulary in memory, by token.
 _TOKEN_BYTES = 115
 # llama.cpp rounds a context up to a multiple of so many tokens.
