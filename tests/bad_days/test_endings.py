@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from support.command import FLEXINFER
@@ -18,6 +20,7 @@ from support.fake_hub import FakeHub
 from support.hub_client import REPO
 from support.tiny_model import TinyModel
 
+_LONGEST_SECONDS = 120.0
 _ENDING = [signal.SIGTERM, signal.SIGHUP]
 Chat = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -40,6 +43,10 @@ def chat(tiny_model: TinyModel, session: Path) -> Iterator[Chat]:
             [*command, "--temp", "0", "--session", str(session), *words], **{**pipes, **options}
         )
         started.append(process)
+        # What says nothing any more fails its test instead of holding it up.
+        guard = threading.Timer(_LONGEST_SECONDS, process.kill)
+        guard.daemon = True
+        guard.start()
         return process
 
     yield start
@@ -55,6 +62,14 @@ def _ask(process: subprocess.Popen[bytes], text: str = "one") -> None:
     process.stdin.write(text.encode() + b"\n")
     process.stdin.flush()
     assert process.stdout.read(1)
+
+
+def _type_again(stdin: IO[bytes], heard: threading.Event) -> None:
+    """A line now and then: one may be dropped by a Ctrl-C that comes after it."""
+    while not heard.wait(0.1):
+        with contextlib.suppress(OSError):
+            stdin.write(b"/nothing\n")
+            stdin.flush()
 
 
 def _answered(process: subprocess.Popen[bytes]) -> None:
@@ -107,10 +122,13 @@ def test_ctrl_c_twice_stops_an_answer_and_not_the_program(chat: Chat, session: P
     # At the prompt it drops what was typed.
     process.send_signal(signal.SIGINT)
     assert process.stdin is not None
-    process.stdin.write(b"/nothing\n/nothing\n")
-    process.stdin.flush()
+    heard = threading.Event()
+    typing = threading.Thread(target=_type_again, args=(process.stdin, heard), daemon=True)
+    typing.start()
     while b"no command /nothing" not in process.stderr.readline():
         assert process.poll() is None
+    heard.set()
+    typing.join()
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
@@ -231,6 +249,7 @@ def test_a_drive_that_fails_ends_no_conversation(
 _UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 _SCRIPT = """
 import sys
+import threading
 from flexinfer import Llama
 with Llama(sys.argv[1], weight_memory="2MiB", n_ctx=4096, verbose=False) as llm:
     print("open", flush=True)
