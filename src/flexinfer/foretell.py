@@ -19,7 +19,8 @@ from flexinfer.machine.budget import wished_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import RowTimes
-from flexinfer.planning.plan import LEAST_CONTEXT, MIN_UBATCH, Costs, CostsOf, Plan, Rates, Request
+from flexinfer.planning.plan import LEAST_CONTEXT, MIN_UBATCH, Costs, CostsOf, Plan, Request
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flexinfer.planning.forecast import Forecast
-from flexinfer.planning.plan import Costs, Rates, Request
+from flexinfer.planning.plan import Costs, Request
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Use, Weight
 
 MIB = 1 << 20

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from flexinfer.planning.plan import Costs, CostsOf, Rates
+from flexinfer.planning.plan import Costs, CostsOf
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Use, Weight
 
 MIB = 1 << 20

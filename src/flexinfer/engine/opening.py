@@ -30,7 +30,8 @@ from flexinfer.native.device.phases import Loading
 from flexinfer.native.packing import listening_packer
 from flexinfer.planning import planner
 from flexinfer.planning.kernels import Kernels
-from flexinfer.planning.plan import Plan, Rates
+from flexinfer.planning.plan import Plan
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Weight
 from flexinfer.reading.reader import Reader
 from flexinfer.reading.waiting import Waiting

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from flexinfer.errors import RequestError
 from flexinfer.planning import planner
 from flexinfer.planning.fitting import everything
-from flexinfer.planning.plan import CostsOf, Plan, Rates, Request
+from flexinfer.planning.plan import CostsOf, Plan, Request
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Weight
 
 _MIB = 1 << 20

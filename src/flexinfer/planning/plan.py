@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flexinfer.planning.kernels import Kernels
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import ON_DEMAND, Use, Weight, group_bytes, piece_cost
 from flexinfer.sizes import format_size
 
@@ -33,25 +33,6 @@ class Costs:
     @property
     def total(self) -> int:
         return self.overhead + self.kv + self.compute
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What drive and processor do.
-
-    Attributes:
-        drive: bytes/s.
-        compute_s: seconds a token with all weights in memory.
-        source: "probe", "passes", "given", or "assumed" for small models.
-        kernels: the set that these are of.
-        packing: bytes/s at which all processors together pack what streams; 0: nothing is packed.
-    """
-
-    drive: float
-    compute_s: float
-    source: str
-    kernels: Kernels = Kernels.PLAIN
-    packing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -238,9 +219,7 @@ class Plan:
         fields = dict(document)
         fields["request"] = Request(**fields["request"])
         fields["costs"] = Costs(**fields["costs"])
-        rates = fields["rates"]
-        kernels = Kernels(rates.get("kernels", Kernels.PLAIN))
-        fields["rates"] = Rates(**{**rates, "kernels": kernels})
+        fields["rates"] = Rates.from_json(fields["rates"])
         fields["weights"] = tuple(
             Weight(**{**weight, "use": Use(weight["use"])}) for weight in fields["weights"]
         )

@@ -13,7 +13,8 @@ from flexinfer.planning.adaptive_window import LEAST, AdaptiveWindow
 from flexinfer.planning.expert_slots import Needs, choose_with_experts
 from flexinfer.planning.fitting import MIB, lock_all, smallest_window
 from flexinfer.planning.flex import choose_window, window_for
-from flexinfer.planning.plan import Costs, CostsOf, Plan, Rates, Request
+from flexinfer.planning.plan import Costs, CostsOf, Plan, Request
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.strategies import STRATEGIES
 from flexinfer.planning.weights import Weight
 from flexinfer.sizes import format_size

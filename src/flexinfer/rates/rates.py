@@ -10,7 +10,7 @@ from dataclasses import replace
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.types import QuantType
 from flexinfer.planning.kernels import Kernels
-from flexinfer.planning.plan import Rates
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import ON_DEMAND, Weight
 from flexinfer.rates.by_type import packing_rate, product, type_rates, work_by_type
 from flexinfer.rates.cache_file import Remembered

@@ -10,7 +10,7 @@ from flexinfer.gguf.types import QuantType
 from flexinfer.machine.processor import processor_name
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.many import RowTimes
-from flexinfer.planning.plan import Rates
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Weight
 from flexinfer.rates.by_type import main_products, work_by_type
 from flexinfer.rates.cache_file import Remembered

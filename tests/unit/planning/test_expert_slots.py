@@ -7,8 +7,9 @@ import pytest
 from flexinfer.errors import BudgetError
 from flexinfer.planning.expert_slots import Needs
 from flexinfer.planning.fitting import everything
-from flexinfer.planning.plan import Costs, Plan, Rates, Request
+from flexinfer.planning.plan import Costs, Plan, Request
 from flexinfer.planning.planner import plan, refit
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Use, Weight, group_bytes
 
 MIB = 1 << 20

@@ -10,7 +10,8 @@ from support.weights import MIB, costs_of_7b, few, llama, matrix, total
 from flexinfer.errors import BudgetError
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import RowTimes, best, curve, together
-from flexinfer.planning.plan import Costs, Rates, Request
+from flexinfer.planning.plan import Costs, Request
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Use, Weight
 
 # One row 0.125 s, eight 0.5 s, sixteen 1 s: what a processor does that reads weights once.

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from support.weights import MIB, RATES, any_weights, few, fixed_costs, llama, matrix, total
 
 from flexinfer.planning.expert_slots import Needs
-from flexinfer.planning.plan import Costs, Plan, Rates, Request
+from flexinfer.planning.plan import Costs, Plan, Request
 from flexinfer.planning.planner import plan
+from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Use, Weight, piece_cost, row_slices
 
 

@@ -11,7 +11,8 @@ from flexinfer.errors import BudgetError, RequestError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights
 from flexinfer.planning.forecast import Forecast
-from flexinfer.planning.plan import Rates, Request
+from flexinfer.planning.plan import Request
+from flexinfer.planning.rates import Rates
 from flexinfer.serve.sizing import Sizes, Wish, decide
 from flexinfer.synth.write import write_model
 
