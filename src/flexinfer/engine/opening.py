@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
+from flexinfer.engine.account import Account
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.interrupts import Interrupt
 from flexinfer.engine.options import Options
-from flexinfer.engine.patching import one_at_a_time
+from flexinfer.engine.patching import replaced
 from flexinfer.engine.process_ledger import beside_others
 from flexinfer.engine.trials import Outputs, Trials
 from flexinfer.errors import BudgetError, ModelFileError
 from flexinfer.gguf.catalogue import Catalogue
-from flexinfer.machine.machine import process_memory
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
 from flexinfer.native.device.owners import Runner
@@ -64,39 +62,21 @@ class Opening:
         self.engine: Engine | None = None
         self.storage: Residency | None = None
         self.plan: Plan | None = None
-        # Buffers keep it as long as they live, so it must not lead to the model.
-        self.owner = object()
         self._catalogue = catalogue
-        self._options = options
         self._ledger = ledger
         self._open_reader = open_reader
         self._rates = rates
         self._device: Device = device()
         self._loading: Loading | None = None
-        # The first model bears what the process was before it; later ones what they add, as do
-        # those of a process that was forked, whose memory is mostly its parent's.
-        shared = ledger.used or self._device.forked
-        self._began = process_memory() if shared else 0
-        self._charged_before = ledger.used
-        self._overhead = 0
-        if options.weight_memory is None:
-            ledger.limit_to(self.owner, options.budget, asked=options.asked)
-            if ledger.free is not None and ledger.used:
-                self._options = replace(options, budget=min(options.budget, ledger.free))
+        self._account = Account(ledger, options, forked=self._device.forked)
+        self._options = self._account.options
+        self.owner = self._account.owner
 
     def compute_with(self, runner: Runner | None) -> None:
         """Have `runner` compute this model's graphs, None: its engine."""
         assert self._loading is not None
         assert self.engine is not None
         self._device.own(self._loading, runner or self.engine)
-
-    def limit_to(self, limit: int | None) -> None:
-        """Let the process use `limit` bytes from now on, as long as such a model is open."""
-        if limit is None:
-            self._ledger.unlimit(self.owner)
-        else:
-            self._ledger.limit_to(self.owner, limit, asked=True)
-        self._ledger.limit = limit
 
     def change_budget(self, nbytes: int) -> None:
         """Let the process use `nbytes` from the next pass on.
@@ -108,12 +88,12 @@ class Opening:
         """
         assert self.engine is not None
         before = self._ledger.limit
-        self.limit_to(nbytes)
+        self._account.limit_to(nbytes)
         free = self._ledger.free or 0
         try:
             self.engine.resize(self.engine.charged + free - planner.margin(nbytes))
         except BudgetError:
-            self.limit_to(before)
+            self._account.limit_to(before)
             raise
 
     def memory_use(self) -> dict[str, int]:
@@ -127,14 +107,12 @@ class Opening:
             "window": window,
             "kv": sum(nbytes for nbytes, is_compute in buffers if not is_compute),
             "compute": sum(nbytes for nbytes, is_compute in buffers if is_compute),
-            "overhead": self._overhead,
+            "overhead": self._account.overhead,
         }
 
     def close(self) -> None:
         """Give the accounts back; the contexts and the model must be freed before."""
-        self._ledger.release("overhead", self._overhead)
-        self._overhead = 0
-        self._ledger.unlimit(self.owner)
+        self._account.close()
         if self.engine is not None:
             self._device.disown(self.engine)
             self.engine.close()
@@ -144,28 +122,10 @@ class Opening:
         """While entered, models and contexts that this thread creates are this opening's."""
         import llama_cpp.llama_cpp as binding
 
-        me = threading.get_ident()
-        load, create = binding.llama_model_load_from_file, binding.llama_init_from_model
-
-        def load_ours(path: bytes, params: Any) -> Any:
-            if threading.get_ident() != me:
-                return load(path, params)
-            return self.load(load, path, params)
-
-        def create_ours(model: Any, params: Any) -> Any:
-            if threading.get_ident() != me:
-                return create(model, params)
-            return self.create(create, model, params)
-
-        with one_at_a_time(), beside_others(self._ledger):
-            binding.llama_model_load_from_file = load_ours
-            binding.llama_init_from_model = create_ours
-            try:
-                with self._device.working_for(self.owner):
-                    yield
-            finally:
-                binding.llama_model_load_from_file = load
-                binding.llama_init_from_model = create
+        ours = {"llama_model_load_from_file": self.load, "llama_init_from_model": self.create}
+        working = self._device.working_for(self.owner)
+        with replaced(binding, ours), beside_others(self._ledger), working:
+            yield
 
     # -- loading ------------------------------------------------------------------------------
 
@@ -219,9 +179,7 @@ class Opening:
         self, binding: Any, create: Callable[..., Any], model: Any, params: Any
     ) -> None:
         assert self._loading is not None
-        # What was charged meanwhile, adapters for one, is not charged twice.
-        meanwhile = self._ledger.used - self._charged_before
-        base = process_memory() - self._began - meanwhile
+        base = self._account.base()
         trials = Trials(
             lambda trial: self._attempt(lambda: create(model, trial), binding.llama_free),
             binding.llama_free,
@@ -257,8 +215,7 @@ class Opening:
 
     def _carry_out(self, plan: Plan, held: list[Held]) -> None:
         assert self._loading is not None
-        self._overhead = plan.costs.overhead
-        self._ledger.charge("overhead", self._overhead)
+        self._account.charge_overhead(plan.costs.overhead)
         interrupt = Interrupt()
         memlock = self._options.memlock
         self.storage = Residency(

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 _lock = threading.RLock()
 
 
-def one_at_a_time() -> AbstractContextManager[bool]:
-    """To be held while functions of the binding are replaced."""
-    return _lock
+@contextmanager
+def replaced(module: Any, ours: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """While entered, this thread's calls of functions of `module` go to `ours`.
+
+    Those are given the function that they stand for, and then its arguments.
+    """
+    me = threading.get_ident()
+    # Looked up under the lock: what another thread replaced is no function to go back to.
+    with _lock:
+        theirs = {name: getattr(module, name) for name in ours}
+
+        def called(name: str, *arguments: Any) -> Any:
+            if threading.get_ident() != me:
+                return theirs[name](*arguments)
+            return ours[name](theirs[name], *arguments)
+
+        for name in ours:
+            setattr(module, name, partial(called, name))
+        try:
+            yield
+        finally:
+            for name, function in theirs.items():
+                setattr(module, name, function)
 
 
 def _anew() -> None:
