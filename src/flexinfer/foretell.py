@@ -120,8 +120,7 @@ def plan(
 
     Raises:
         ModelFileError, UnsupportedError: the model cannot be run.
-        BudgetError: the budget is too small, with the arithmetic.
-        RequestError: there is no such strategy or KV cache.
+        BudgetError, RequestError: it does not fit; there is no such strategy or KV cache.
     """
     catalogue = model if isinstance(model, Catalogue) else read_catalogue(model)
     held = (memory, weight_memory, strategy, window)

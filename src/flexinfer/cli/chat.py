@@ -27,6 +27,7 @@ from flexinfer.planning.kernels import Kernels
 
 if TYPE_CHECKING:
     from flexinfer.chat.session import SessionFile
+    from flexinfer.llama import Llama
 
 
 @click.command(name="chat")
@@ -62,15 +63,10 @@ def command(
 
     Earlier turns are not computed again.
     """
-    from flexinfer.chat.conversation import Conversation
-    from flexinfer.chat.session import SessionFile
-    from flexinfer.cli.talking import Talking
     from flexinfer.foretell import chat_sizes
     from flexinfer.llama import Llama
 
-    kept = None if session is None else SessionFile(session)
-    if kept is not None:
-        kept.check()
+    kept = _session(session)
     choosing = {**sampling.arguments, **extras.constraint()}
     catalogue = local_model(model, engine)
     engine["repack"] = _repack(kept, catalogue, engine["repack"])
@@ -85,13 +81,37 @@ def command(
         **extras.model_options(),
     ) as llm:
         announce(llm, engine["memory"], sampling.seed, verbose)
-        talk = Conversation(llm, system, **choosing)
-        if not talk.has_template:
-            log("the model has no chat template: turns are plain text")
         most = -1 if limit is None else limit
-        talking = Talking(llm, talk, kept, speed=speed, stops=sampling.stop, limit=most)
-        talking.resume()
-        talking.run()
+        _talk(llm, system, kept, choosing, speed=speed, stops=sampling.stop, limit=most)
+
+
+def _session(path: Path | None) -> SessionFile | None:
+    """The file that keeps the conversation, once it can be written."""
+    from flexinfer.chat.session import SessionFile
+
+    if path is None:
+        return None
+    kept = SessionFile(path)
+    kept.check()
+    return kept
+
+
+def _talk(
+    llm: Llama,
+    system: str | None,
+    kept: SessionFile | None,
+    choosing: dict[str, Any],
+    **how: Any,
+) -> None:
+    from flexinfer.chat.conversation import Conversation
+    from flexinfer.cli.talking import Talking
+
+    talk = Conversation(llm, system, **choosing)
+    if not talk.has_template:
+        log("the model has no chat template: turns are plain text")
+    talking = Talking(llm, talk, kept, **how)
+    talking.resume()
+    talking.run()
 
 
 def _repack(kept: SessionFile | None, catalogue: Catalogue, asked: bool | None) -> bool | None:

@@ -49,6 +49,70 @@ class Extras:
         return {} if self.lora is None else {"lora_path": str(self.lora)}
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What `prompt_options` collected: where the prompt is, and images beside it."""
+
+    prompt: str | None
+    prompt_file: BinaryIO | None
+    chat: bool
+    mmproj: Path | None
+    images: tuple[Path, ...]
+
+    @property
+    def as_chat(self) -> bool:
+        """Whether to ask through the chat template; images come in no other way."""
+        return self.chat or bool(self.images)
+
+    def text(self) -> str:
+        """The prompt: an option, a file, or standard input.
+
+        Raises:
+            RequestError: it is no text, empty, or endless.
+        """
+        return _prompt_text(self.prompt, self.prompt_file)
+
+    def seen(self) -> list[bytes]:
+        """The images.
+
+        Raises:
+            RequestError: one cannot be read, or is endless.
+        """
+        return [_bytes(image, _MOST_IMAGE) for image in self.images]
+
+
+def prompt_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A prompt and images: the command gets an `Asked` as `asked`."""
+    names = [field.name for field in fields(Asked)]
+
+    @wraps(command)
+    def prompted(**options: Any) -> Any:
+        asked = Asked(**{name: options.pop(name) for name in names})
+        if asked.images and asked.mmproj is None:
+            raise click.UsageError("--image needs --mmproj, the model's image projector")
+        return command(asked=asked, **options)
+
+    for option in (
+        click.option(
+            "--image",
+            "images",
+            type=EXISTING_FILE,
+            multiple=True,
+            help="An image to ask about, with --mmproj; may be repeated.",
+        ),
+        click.option(
+            "--mmproj", type=EXISTING_FILE, help="An image projector (GGUF) of the model."
+        ),
+        click.option("--chat", is_flag=True, help="Ask through the model's chat template."),
+        click.option(
+            "-f", "--file", "prompt_file", type=click.File("rb"), help="Read the prompt from it."
+        ),
+        click.option("-p", "--prompt", help="The prompt; default: standard input."),
+    ):
+        prompted = option(prompted)
+    return prompted
+
+
 def extra_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Files beside the model: the command gets an `Extras` as `extras`."""
     names = [field.name for field in fields(Extras)]
@@ -73,12 +137,7 @@ def extra_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return extended
 
 
-def prompt_text(prompt: str | None, file: BinaryIO | None) -> str:
-    """The prompt of `run`: an option, a file, or standard input.
-
-    Raises:
-        RequestError: it is no text, empty, or endless.
-    """
+def _prompt_text(prompt: str | None, file: BinaryIO | None) -> str:
     if prompt is not None and file is not None:
         raise click.UsageError("give either -p or -f")
     if prompt is not None:
@@ -101,15 +160,6 @@ def read_text(path: Path) -> str:
         RequestError: it cannot be read, is no text, or endless.
     """
     return decode(_bytes(path, _MOST_TEXT), str(path))
-
-
-def read_image(path: Path) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        RequestError: it cannot be read, or is endless.
-    """
-    return _bytes(path, _MOST_IMAGE)
 
 
 def _bytes(path: Path, most: int) -> bytes:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flexinfer.cli.announce import announce
 from flexinfer.cli.answer import Report
-from flexinfer.cli.inputs import EXISTING_FILE, Extras, extra_options, prompt_text, read_image
+from flexinfer.cli.inputs import Asked, Extras, extra_options, prompt_options
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import (
     Sampling,
@@ -38,18 +38,8 @@ _IMAGE_TOKENS = 1024
 
 @click.command(name="run")
 @click.argument("model")
-@click.option("-p", "--prompt", help="The prompt; default: standard input.")
-@click.option("-f", "--file", "prompt_file", type=click.File("rb"), help="Read the prompt from it.")
+@prompt_options
 @click.option("-n", "tokens", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--chat", "as_chat", is_flag=True, help="Ask through the model's chat template.")
-@click.option("--mmproj", type=EXISTING_FILE, help="An image projector (GGUF) of the model.")
-@click.option(
-    "--image",
-    "images",
-    type=EXISTING_FILE,
-    multiple=True,
-    help="An image to ask about, with --mmproj; may be repeated.",
-)
 @extra_options
 @engine_options
 @draft_option
@@ -59,12 +49,8 @@ _IMAGE_TOKENS = 1024
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 def command(
     model: str,
-    prompt: str | None,
-    prompt_file: BinaryIO | None,
+    asked: Asked,
     tokens: int,
-    as_chat: bool,
-    mmproj: Path | None,
-    images: tuple[Path, ...],
     extras: Extras,
     draft: str,
     ctx: int | None,
@@ -76,18 +62,15 @@ def command(
     **engine: Any,
 ) -> None:
     """Answer one prompt with MODEL, a GGUF file or hf:user/repo[@revision][:quant|:file]."""
-    if images and mmproj is None:
-        raise click.UsageError("--image needs --mmproj, the model's image projector")
-    text = prompt_text(prompt, prompt_file)
-    seen = [read_image(image) for image in images]
+    text, seen = asked.text(), asked.seen()
     choosing = {**sampling.arguments, **extras.constraint()}
     catalogue = local_model(model, engine)
     from flexinfer.foretell import run_sizes
     from flexinfer.llama import Llama
 
     # The context depends on their number.
-    written, ids = _tokens(catalogue, text, len(seen), as_chat=as_chat or bool(seen), loud=verbose)
-    options = {**llama_options(**engine), **extras.model_options(), **_projector(mmproj)}
+    written, ids = _tokens(catalogue, text, len(seen), as_chat=asked.as_chat, loud=verbose)
+    options = {**llama_options(**engine), **extras.model_options(), **_projector(asked.mmproj)}
     with Llama(
         catalogue.paths[0],
         catalogue=catalogue,
@@ -99,18 +82,27 @@ def command(
     ) as llm:
         if not quiet:
             announce(llm, engine["memory"], sampling.seed, verbose)
-        answer: Answer | SeenAnswer
-        if seen:
-            from flexinfer.chat import seeing
-
-            answer = seeing.SeenAnswer(
-                *(llm, options["chat_handler"], written, seen, tokens, sampling.stop), **choosing
-            )
-        else:
-            from flexinfer.chat import answering
-
-            answer = answering.Answer(llm, ids, tokens, sampling.stop, **choosing)
+        choosing |= {"limit": tokens, "stops": sampling.stop}
+        pictures = options.get("chat_handler")
+        answer = _answer(llm, ids, written, seen, pictures, choosing)
         _show(llm, answer, sampling.seed, quiet=quiet, as_json=as_json)
+
+
+def _answer(
+    llm: Llama,
+    ids: Sequence[int],
+    written: str,
+    images: list[bytes],
+    pictures: Any,
+    choosing: dict[str, Any],
+) -> Answer | SeenAnswer:
+    if images:
+        from flexinfer.chat.seeing import SeenAnswer
+
+        return SeenAnswer(llm, pictures, written, images, **choosing)
+    from flexinfer.chat.answering import Answer
+
+    return Answer(llm, ids, **choosing)
 
 
 def _projector(path: Path | None) -> dict[str, Any]:

@@ -57,24 +57,23 @@ class Duration(click.ParamType[float]):
 @click.option("--end-with-fd", type=click.IntRange(0), hidden=True)
 @click.option("--build", is_flag=True, help="Build llama.cpp's server, once: some minutes.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON when ready.")
-def command(
-    model: str | None,
-    flags: tuple[str, ...],
-    build: bool,
-    as_json: bool,
-    end_with_fd: int | None,
-    **options: Any,
-) -> None:
+def command(model: str | None, build: bool, **options: Any) -> None:
     """Serve MODEL, a GGUF file or hf:user/repo[:quant|:file], over HTTP as llama-server does.
 
     Flags of llama-server itself follow after --; docs/serve.md lists those that are passed on.
     """
     if build:
         _build()
-    if model is None:
-        if build:
+        if model is None:
             return
+    elif model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
+    _serve(model, **options)
+
+
+def _serve(
+    model: str, flags: tuple[str, ...], as_json: bool, end_with_fd: int | None, **options: Any
+) -> None:
     from flexinfer.serve.ending import Ending
 
     # Before libraries start threads, which would swallow signals.
@@ -96,8 +95,7 @@ def command(
     def started(served: ServedModel, port: int) -> None:
         _announce(settings, planned, served, port, as_json)
 
-    status = Server(library, settings, planned, started, ending).run()
-    if status:
+    if status := Server(library, settings, planned, started, ending).run():
         raise click.exceptions.Exit(status)
 
 

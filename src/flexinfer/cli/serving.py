@@ -55,8 +55,12 @@ def serve_settings(
         flags=read_extra(flags),
         **options,
     )
+    return _with_slots(settings, slots, catalogue)
+
+
+def _with_slots(settings: Settings, slots: int, catalogue: Catalogue) -> Settings:
     if slots == AUTO_SLOTS:
         from flexinfer.serve.planned import best_slots
 
-        return replace(settings, slots=best_slots(settings, catalogue))
+        slots = best_slots(settings, catalogue)
     return replace(settings, slots=slots)
