@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
 from flexinfer.binding.adapter import load_adapter, take_adapter
-from flexinfer.binding.arguments import fill_defaults, refuse_placement, state_of
+from flexinfer.binding.arguments import fill_defaults, refuse_placement
 from flexinfer.binding.aside import Aside, put_aside
 from flexinfer.binding.chat_template import ChatTemplate
 from flexinfer.binding.check_arguments import check_arguments, overridden
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.gate import gated
 from flexinfer.binding.log import listen
-from flexinfer.binding.private import (
-    abandon,
-    adopt_vocabulary,
-    begin,
-    templates_by,
-    wrap_computing,
-)
-from flexinfer.binding.projector import ACCOUNT, load_projector
+from flexinfer.binding.private import adopt_vocabulary, begin, templates_by, wrap_computing
+from flexinfer.binding.projector import load_projector
 from flexinfer.binding.tokenize import read_vocabulary
 from flexinfer.binding.turns import Stage, Turns
-from flexinfer.budgeted import Budgeted
+from flexinfer.closing import Closing
 from flexinfer.engine.guard import Guard
 from flexinfer.engine.opening import Opening
 from flexinfer.engine.options import Options
@@ -41,18 +34,17 @@ from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.native.device.device import device
-from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.plan import LEAST_CONTEXT
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
-from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
+from flexinfer.rates.rates import drive_for, measure_rates, open_model
 from flexinfer.sizes import optional_size
 from flexinfer.speculate.choice import OFF, check_wish, rows_of
 from flexinfer.text import FileName
 
 
 @gated(lambda llm: llm._turns)
-class Llama(Budgeted):
+class Llama(Closing):
     """A `llama_cpp.Llama` whose weights stream from the drive inside a memory budget.
 
     Args:
@@ -80,11 +72,6 @@ class Llama(Budgeted):
         UnsupportedError: an argument places weights, or llama.cpp does not have the architecture.
     """
 
-    # What `close` looks at, however far the constructor came.
-    _follower: Follower | None = None
-    _kernels: Kernels
-    _projector = 0
-
     def __init__(
         self,
         model_path: str,
@@ -101,7 +88,7 @@ class Llama(Budgeted):
         **options: Any,
     ) -> None:
         self._turns = self._begin_turns()
-        ours: dict[str, Any] = {"memory": memory, "weight_memory": weight_memory, "window": window}
+        ours = {"memory": memory, "weight_memory": weight_memory, "window": window}
         ours |= {"strategy": strategy, "min_ctx": min_ctx, "repack": repack, "draft": draft}
         self._asked = {**ours, **options}
         check_wish(draft)
@@ -110,29 +97,9 @@ class Llama(Budgeted):
             self._open_vocabulary(os.fspath(model_path), bool(options.get("verbose", True)))
             return
         adapter = take_adapter(options, self.catalogue)
-        machine = Machine.detect()
-        fill_defaults(options, machine, self.catalogue)
-        self._drive = drive_for(self.catalogue)
-        self._threads: int = options["n_threads"]
-        self._kernels = kernels_for(self.catalogue, machine, repack)
-        held = Options(
-            budget=granted_budget(None if memory == "auto" else memory, machine),
-            asked=memory not in (None, "auto"),
-            strategy=strategy,
-            weight_memory=optional_size(weight_memory),
-            window=optional_size(window),
-            min_ctx=min_ctx,
-            memlock=machine.memlock,
-            logits_all=bool(options.get("logits_all")),
-            rows=rows_of(draft),
-            kernels=self._kernels,
-            flash_attention_auto=options.get("flash_attn", False) is None,
-        )
-        self._opening = opening = self._begin(held)
+        held = self._prepared(options, **ours)
         try:
-            with opening.around(), templates_by(ChatTemplate):
-                super().__init__(FileName(os.fspath(model_path)), **options)
-            self._finish(opening)
+            self._open(os.fspath(model_path), held, options)
             self._furnish(options.get("seed"), adapter)
             self._draft(draft)
             if memory == "auto":
@@ -141,49 +108,6 @@ class Llama(Budgeted):
         except BaseException:
             self.close()
             raise
-
-    def close(self) -> None:
-        """Free context, model, weights, threads and files; may be called again.
-
-        An answer that another thread waits for ends with an `EngineError`.
-        """
-        turns = self._turns
-        if turns is None:
-            return
-        if turns.forked:
-            # The memory is the other process's, and its locks may be held for ever.
-            abandon(self)
-            return
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            follower.close()
-        turns.close(self._stop, self._free)
-
-    def _stop(self) -> None:
-        if self._engine is not None:
-            self._engine.interrupt.close()
-
-    def _free(self) -> None:
-        # At the interpreter's end there is no way to write any more.
-        if self._engine is not None and not sys.is_finalizing():
-            remember(
-                *(self.catalogue, self._threads, self._kernels),
-                *(self._drive, self._engine.observed),
-            )
-        super().close()
-        self._engine = None
-        if self._projector:
-            self._ledger.release(ACCOUNT, self._projector)
-            self._projector = 0
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            opening.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The arguments that open the same model again, as for the parent's; nothing computed."""
-        if self._turns is not None and self._turns.without_weights:
-            return {"model_path": self.model_path, **self._asked}
-        return state_of(super().__getstate__(), self._asked)
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -198,6 +122,34 @@ class Llama(Budgeted):
         check_architecture(catalogue)
         check_parameters(overridden(catalogue, options.get("kv_overrides")))
         return catalogue
+
+    def _prepared(self, options: dict[str, Any], *, memory: Any, **ours: Any) -> Options:
+        """How the engine is to open it, from arguments of ours and of the parent's."""
+        machine = Machine.detect()
+        fill_defaults(options, machine, self.catalogue)
+        self._drive = drive_for(self.catalogue)
+        self._threads = options["n_threads"]
+        self._kernels = kernels_for(self.catalogue, machine, ours["repack"])
+        return Options(
+            budget=granted_budget(None if memory == "auto" else memory, machine),
+            asked=memory not in (None, "auto"),
+            strategy=ours["strategy"],
+            weight_memory=optional_size(ours["weight_memory"]),
+            window=optional_size(ours["window"]),
+            min_ctx=ours["min_ctx"],
+            memlock=machine.memlock,
+            logits_all=bool(options.get("logits_all")),
+            rows=rows_of(ours["draft"]),
+            kernels=self._kernels,
+            flash_attention_auto=options.get("flash_attn", False) is None,
+        )
+
+    def _open(self, path: str, held: Options, options: dict[str, Any]) -> None:
+        """Model and context, by the parent's constructor."""
+        self._opening = opening = self._begin(held)
+        with opening.around(), templates_by(ChatTemplate):
+            super().__init__(FileName(path), **options)
+        self._finish(opening)
 
     def _furnish(self, seed: int | None, adapter: Any) -> None:
         """What comes on top of model and context."""

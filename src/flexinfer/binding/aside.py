@@ -36,4 +36,4 @@ def put_aside(llm: Any, ledger: Ledger) -> Aside | None:
     """
     if llm._drafted_by_caller or llm.encodes_prompts:
         return None
-    return Aside(state.save_state(llm, ledger), private.Sampling.of(llm))
+    return Aside(state.save_state(llm, ledger), private.Sampling(llm))

@@ -1,20 +1,16 @@
-"""What is asked of an open model: prompts, samples, states, each checked before it is computed."""
+"""What is asked of an open model: prompts, samples, texts, each checked before it is computed."""
 
 from __future__ import annotations
 
-import os
 import re
-from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from inspect import signature
-from pathlib import Path
 from typing import Any, TypeVar
 
 import llama_cpp
-from llama_cpp.llama import LlamaState
 from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundException
 
-from flexinfer.binding import private, state
+from flexinfer.binding import private
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.check_request import (
     check_biases,
@@ -26,21 +22,18 @@ from flexinfer.binding.check_request import (
 )
 from flexinfer.binding.check_schema import check_schemas
 from flexinfer.binding.sampling import Chain, Survive, chain
+from flexinfer.binding.saving import Saving
 from flexinfer.errors import RequestError
-from flexinfer.memory.ledger import Ledger
 
 Own = TypeVar("Own", bound="Calls")
 # What the parent says of a prompt that leaves no room.
 _TOO_MANY = re.compile(r"Requested tokens \((\d+)\) exceed context window")
 
 
-class Calls(llama_cpp.Llama):
+class Calls(Saving):
     """The parent's methods that compute, refused where llama.cpp would end the process."""
 
     _batches: Batches
-    _ledger: Ledger
-    # Name of the kernels that compute, in which states are told apart.
-    _kernels: str
     # Makes a native call that may abort; see `sampling`.
     _survive: Survive[Any]
 
@@ -49,10 +42,6 @@ class Calls(llama_cpp.Llama):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @abstractmethod
-    def memory_use(self) -> dict[str, int]:
-        """Bytes by purpose; `kv` is the cache that a state is written from."""
 
     def generate(
         self, tokens: Sequence[int], *arguments: Any, **options: Any
@@ -204,49 +193,9 @@ class Calls(llama_cpp.Llama):
     def sample(self, *arguments: Any, **options: Any) -> int:
         if not self.n_tokens:
             raise RequestError("nothing was computed yet; evaluate a token before sampling")
-        before = private.Sampling.of(self)
+        before = private.Sampling(self)
         try:
             return int(super().sample(*arguments, **options))
         except BaseException:
             before.give_back(self)
             raise
-
-    def save_state(self) -> LlamaState:
-        """What was computed so far, as a copy that counts in the budget as long as it lives.
-
-        Raises:
-            BudgetError: it does not fit; see `save_state_file`.
-        """
-        return state.save_state(self, self._ledger)
-
-    def load_state(self, saved: LlamaState) -> None:
-        """Go on from a state that `save_state` returned, here or of the parent class.
-
-        Raises:
-            RequestError: it is another model's, or larger than the context.
-        """
-        state.load_state(self, saved)
-
-    def save_state_file(self, path: str | os.PathLike[str]) -> None:
-        """Write what was computed so far to a file, layer by layer.
-
-        Raises:
-            RequestError: nothing was computed, or the file cannot be written.
-        """
-        state.write_file(self, Path(path), self._ledger, self.memory_use()["kv"], self._kernels)
-
-    def load_state_file(self, path: str | os.PathLike[str]) -> int:
-        """Go on from a file that `save_state_file` wrote; returns the number of its tokens.
-
-        Raises:
-            RequestError: it is no state, another model's, larger than the context, or was
-                computed with other kernels.
-        """
-        kv_bytes = self.memory_use()["kv"]
-        ids = state.read_file(self, Path(path), self._ledger, kv_bytes, self._kernels)
-        if ids is None:
-            raise RequestError(
-                f"{os.fspath(path)} is no state of this model that fits the context of "
-                f"{self.n_ctx()}; give another file or a larger n_ctx"
-            )
-        return len(ids)

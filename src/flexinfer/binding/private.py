@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp
@@ -22,6 +21,7 @@ from llama_cpp._logger import logger, set_verbose
 from flexinfer.binding.metadata import read_metadata
 
 Compute = Callable[[Any], None]
+Wrap = Callable[[Compute], Compute]
 
 
 def ends_answer(llm: llama_cpp.Llama, token: int) -> bool:
@@ -87,16 +87,16 @@ def eval_rows(llm: llama_cpp.Llama, tokens: Sequence[int]) -> None:
 def forget_from(llm: llama_cpp.Llama, count: int) -> None:
     """Know only the first `count` tokens any more."""
     llm._ctx.kv_cache_seq_rm(-1, count, -1)
+    _know(llm, count)
+
+
+def _know(llm: llama_cpp.Llama, count: int) -> None:
     llm.n_tokens = count
     # The logits are not those of the last token: the next request computes it again.
     llm._requires_eval = True
 
 
-def wrap_computing(
-    llm: llama_cpp.Llama,
-    decode: Callable[[Compute], Compute],
-    encode: Callable[[Compute], Compute],
-) -> None:
+def wrap_computing(llm: llama_cpp.Llama, decode: Wrap, encode: Wrap) -> None:
     """Put `decode` and `encode` around the two calls of the context that compute a batch."""
     llm._ctx.decode = decode(llm._ctx.decode)
     llm._ctx.encode = encode(llm._ctx.encode)
@@ -114,9 +114,7 @@ def seed(llm: llama_cpp.Llama) -> int:
 def take_over(llm: llama_cpp.Llama, tokens: Sequence[int], seed: int | None = None) -> None:
     """Have the class know the tokens that a restored cache holds."""
     llm.input_ids[: len(tokens)] = tokens
-    llm.n_tokens = len(tokens)
-    # The logits are not those of the last token: the next request computes it again.
-    llm._requires_eval = True
+    _know(llm, len(tokens))
     if seed is not None:
         llm._seed = seed
 
@@ -209,8 +207,7 @@ def vocabulary(llm: llama_cpp.Llama) -> Any:
 
 def has_vocabulary(llm: llama_cpp.Llama) -> bool:
     """Whether the model knows texts of its tokens."""
-    kind = llama_cpp.llama_vocab_type(llm._model.vocab)
-    return bool(kind != llama_cpp.LLAMA_VOCAB_TYPE_NONE)
+    return bool(llama_cpp.llama_vocab_type(vocabulary(llm)) != llama_cpp.LLAMA_VOCAB_TYPE_NONE)
 
 
 def known_tokens(llm: llama_cpp.Llama, count: int) -> Any:
@@ -218,19 +215,14 @@ def known_tokens(llm: llama_cpp.Llama, count: int) -> Any:
     return llm._input_ids[:count]
 
 
-@dataclass
 class Sampling:
     """What a request keeps in the class beside the context, while another one computes."""
 
-    sampler: Any
-    needs_eval: bool
-
-    @classmethod
-    def of(cls, llm: llama_cpp.Llama) -> Sampling:
-        return cls(llm._sampler, llm._requires_eval)
+    def __init__(self, llm: llama_cpp.Llama) -> None:
+        self.kept = llm._sampler, llm._requires_eval
 
     def give_back(self, llm: llama_cpp.Llama) -> None:
-        llm._sampler, llm._requires_eval = self.sampler, self.needs_eval
+        llm._sampler, llm._requires_eval = self.kept
 
 
 def abandon(llm: llama_cpp.Llama) -> None:

@@ -1,0 +1,69 @@
+"""How an open model ends: closed, left to the process it was forked from, or copied unopened."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from flexinfer.binding.arguments import state_of
+from flexinfer.binding.private import abandon
+from flexinfer.binding.projector import ACCOUNT
+from flexinfer.budgeted import Budgeted
+from flexinfer.machine.auto_budget import Follower
+from flexinfer.planning.kernels import Kernels
+from flexinfer.rates.drive import DriveRate
+from flexinfer.rates.rates import remember
+
+
+class Closing(Budgeted):
+    """A model on a budget that can be closed, however far its constructor came."""
+
+    _follower: Follower | None = None
+    _projector = 0
+    _asked: dict[str, Any]
+    _drive: DriveRate
+    _threads: int
+    _kernels: Kernels
+
+    def close(self) -> None:
+        """Free context, model, weights, threads and files; may be called again.
+
+        An answer that another thread waits for ends with an `EngineError`.
+        """
+        turns = self._turns
+        if turns is None:
+            return
+        if turns.forked:
+            # The memory is the other process's, and its locks may be held for ever.
+            abandon(self)
+            return
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.close()
+        turns.close(self._stop, self._free)
+
+    def _stop(self) -> None:
+        if self._engine is not None:
+            self._engine.interrupt.close()
+
+    def _free(self) -> None:
+        # At the interpreter's end there is no way to write any more.
+        if self._engine is not None and not sys.is_finalizing():
+            remember(
+                *(self.catalogue, self._threads, self._kernels),
+                *(self._drive, self._engine.observed),
+            )
+        super().close()
+        self._engine = None
+        if self._projector:
+            self._ledger.release(ACCOUNT, self._projector)
+            self._projector = 0
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The arguments that open the same model again, as for the parent's; nothing computed."""
+        if self._turns is not None and self._turns.without_weights:
+            return {"model_path": self.model_path, **self._asked}
+        return state_of(super().__getstate__(), self._asked)
