@@ -1,6 +1,6 @@
-"""Builds llama.cpp's server into the wheel, or beside its sources when the install is editable.
+"""Builds llama.cpp's server and RPC backend into the wheel, or into an editable install.
 
-FLEXINFER_NO_SERVER=1 leaves it out: everything but `flexinfer serve` works without.
+FLEXINFER_NO_SERVER=1 leaves them out: without, `serve`, `batch` and workers are missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_PLACE = Path("flexinfer", "serve")
+_PACKAGE = Path("flexinfer")
 
 
 class ServerHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -30,22 +30,24 @@ class ServerHook(BuildHookInterface):  # type: ignore[type-arg]
         sources = Path(self.root, "server-build")
         # What `flexinfer serve --build` needs later.
         if version != "editable":
-            build_data["force_include"][str(sources)] = str(_PLACE / "server-build")
+            build_data["force_include"][str(sources)] = str(_PACKAGE / "serve" / "server-build")
         if not self._wanted():
             return
         server_build = _load(sources / "build.py")
         folder = Path(self.root, "build", "server")
         editable = version == "editable"
-        library = (Path(self.root, "src", _PLACE) if editable else folder) / server_build.NAME
+        package = Path(self.root, "src") / _PACKAGE if editable else folder / "package"
         try:
-            server_build.build(folder, library)
+            server_build.build(folder, package)
         except (RuntimeError, OSError) as error:
             raise SystemExit(
                 f"flexinfer's server could not be built: {error}\n"
                 "Without it everything but `flexinfer serve` works: set FLEXINFER_NO_SERVER=1"
             ) from None
         if not editable:
-            build_data["force_include"][str(library)] = str(_PLACE / library.name)
+            for name, part in server_build.LIBRARIES.items():
+                library = package / part / name
+                build_data["force_include"][str(library)] = str(_PACKAGE / part / name)
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{platform}"

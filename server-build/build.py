@@ -1,10 +1,10 @@
-"""Build `libflexinfer-server.so`: llama.cpp's server over the llama.cpp that pip installs.
+"""Build llama.cpp's server and its RPC backend over the llama.cpp that pip installs.
 
-    python build.py FOLDER LIBRARY
+    python build.py FOLDER PACKAGE
 
-works in FOLDER and leaves the result as LIBRARY. Needs pip and a C++ compiler; cmake and ninja are
-the system's or come by pip. The source is llama-cpp-python's source distribution, fetched by pip
-and checked against the hash in requirements.txt.
+works in FOLDER and leaves both libraries in their places in PACKAGE, as `src/flexinfer`. Needs pip
+and a C++ compiler; cmake and ninja are the system's or come by pip. The source is that of
+llama-cpp-python, fetched by pip and checked against the hash in requirements.txt.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAME = "libflexinfer-server.so"
+# Each library with its folder in the package.
+LIBRARIES = {"libflexinfer-server.so": "serve", "libflexinfer-rpc.so": "native"}
 _PARTS = (
     *("cmake", "common", "ggml/include", "include", "licenses", "scripts/ui-assets.cmake"),
+    *("ggml/src/ggml-backend-impl.h", "ggml/src/ggml-impl.h", "ggml/src/ggml-rpc"),
     *("src/llama-ext.h", "tools/mtmd", "tools/server", "tools/ui/CMakeLists.txt", "tools/ui/ui."),
     "vendor",
 )
@@ -34,28 +36,29 @@ def pinned() -> str:
     return next(line.split()[0] for line in lines if line and not line.startswith("#"))
 
 
-def build(folder: Path, library: Path) -> None:
-    """Build in `folder`, unless that was done from the same files before, and copy to `library`.
+def build(folder: Path, package: Path) -> None:
+    """Build in `folder`, unless that was done from the same files before, and copy to `package`.
 
     Raises:
         RuntimeError: a tool is missing or a step failed; says which.
         OSError: a folder cannot be written.
     """
     place = folder / _digest()
-    built = place / NAME
-    if not built.is_file():
+    if not all((place / name).is_file() for name in LIBRARIES):
         shutil.rmtree(place, ignore_errors=True)
-        _compile(_fetch(folder), place, built)
-    library.parent.mkdir(parents=True, exist_ok=True)
-    partial = library.with_suffix(".part")
-    shutil.copyfile(built, partial)
-    partial.replace(library)
+        _compile(_fetch(folder), place)
+    for name, part in LIBRARIES.items():
+        library = package / part / name
+        library.parent.mkdir(parents=True, exist_ok=True)
+        partial = library.with_suffix(".part")
+        shutil.copyfile(place / name, partial)
+        partial.replace(library)
 
 
 def _digest() -> str:
     """Names what a build depends on."""
     found = hashlib.sha256()
-    for path in sorted(HERE.iterdir()):
+    for path in sorted(HERE.rglob("*")):
         if path.is_file():
             found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS"):
@@ -66,7 +69,8 @@ def _digest() -> str:
 def _fetch(folder: Path) -> Path:
     """llama.cpp's source in `folder`: only what is compiled."""
     name, version = pinned().split("==")
-    source = folder / f"llama.cpp-{version}"
+    # Another name where other parts are wanted than before.
+    source = folder / f"llama.cpp-{version}-rpc"
     if source.is_dir():
         return source
     downloads = folder / "download"
@@ -90,7 +94,7 @@ def _fetch(folder: Path) -> Path:
     return source
 
 
-def _compile(source: Path, place: Path, built: Path) -> None:
+def _compile(source: Path, place: Path) -> None:
     work = place / "work"
     environment = _with_tools(place / "tools")
     jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(len(os.sched_getaffinity(0)))
@@ -99,9 +103,10 @@ def _compile(source: Path, place: Path, built: Path) -> None:
          "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG", f"-DSRC={source}", f"-DSOURCE={pinned()}"],
         environment,
     )  # fmt: skip
-    target = ["--target", "flexinfer-server", "--parallel", jobs]
+    target = ["--target", "flexinfer-server", "flexinfer-rpc", "--parallel", jobs]
     _run(["cmake", "--build", str(work), *target], environment)
-    (work / NAME).replace(built)
+    for name in LIBRARIES:
+        (work / name).replace(place / name)
     shutil.rmtree(work)
 
 

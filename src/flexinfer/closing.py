@@ -1,18 +1,21 @@
-"""How an open model ends: closed, left to the process it was forked from, or copied unopened."""
+"""How an open model ends: closed, opened anew, left to the process before a fork, or copied."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from flexinfer.binding.arguments import state_of
 from flexinfer.binding.private import abandon
 from flexinfer.binding.projector import ACCOUNT
 from flexinfer.budgeted import Budgeted
-from flexinfer.machine.auto_budget import Follower
+from flexinfer.engine.elsewhere import Elsewhere
+from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.planning.kernels import Kernels
 from flexinfer.rates.drive import DriveRate
 from flexinfer.rates.rates import remember
+from flexinfer.workers.endpoint import read_endpoints
 
 
 class Closing(Budgeted):
@@ -20,7 +23,9 @@ class Closing(Budgeted):
 
     _follower: Follower | None = None
     _projector = 0
+    _elsewhere: Elsewhere | None = None
     _asked: dict[str, Any]
+    _on_move: Callable[[Move], None]
     _drive: DriveRate
     _threads: int
     _kernels: Kernels
@@ -51,7 +56,7 @@ class Closing(Budgeted):
         if self._engine is not None and not sys.is_finalizing():
             remember(
                 *(self.catalogue, self._threads, self._kernels),
-                *(self._drive, self._engine.observed),
+                *(self._drive, self._engine.observed, self._part),
             )
         super().close()
         self._engine = None
@@ -61,6 +66,29 @@ class Closing(Budgeted):
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.close()
+
+    def _mend(self) -> None:
+        """Open the model anew without the workers that were lost; what was computed is gone."""
+        lost = () if self._elsewhere is None else self._elsewhere.lost
+        if not lost:
+            return
+        left = [name for name in read_endpoints(self._asked["rpc"]) if name not in lost]
+        again = {**self._asked, "rpc": left, "catalogue": self.catalogue, "on_move": self._on_move}
+        if self._follower is not None:
+            self._follower.close()
+        self._free()
+        self._elsewhere = None
+        try:
+            opened: Any = type(self)
+            opened.__init__(self, self.model_path, **again)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _part(self) -> str:
+        """Names what of the model is computed here; "" for all of it."""
+        return "" if self._elsewhere is None else self._elsewhere.split.part
 
     def __getstate__(self) -> dict[str, Any]:
         """The arguments that open the same model again, as for the parent's; nothing computed."""

@@ -8,6 +8,7 @@ FlexInferError
 ├── ReadError (OSError)               the drive failed, was too slow, or the file changed
 ├── UnsupportedError (RuntimeError)   platform, library version or argument we do not handle
 ├── RequestError (ValueError)         a prompt or an option that cannot be served
+├── WorkerError (ConnectionError)     a worker is not there, refused, or was lost
 └── EngineError (RuntimeError)        a pass failed and the model says what is left of it
 
 Each also inherits the builtin that a caller would catch. Messages say what happened, where
@@ -60,6 +61,10 @@ class UnsupportedError(FlexInferError, RuntimeError):
 
 class RequestError(FlexInferError, ValueError):
     """A prompt or an option cannot be served by this model."""
+
+
+class WorkerError(FlexInferError, ConnectionError):
+    """A worker cannot be reached, does not do what it is asked, or was lost in the middle."""
 
 
 class EngineError(FlexInferError, RuntimeError):

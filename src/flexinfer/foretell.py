@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flexinfer.errors import RequestError
@@ -26,6 +27,9 @@ from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates
 from flexinfer.rates.row_times import row_times
 from flexinfer.sizes import optional_size
+from flexinfer.workers.cards import wished
+from flexinfer.workers.dividing import divided
+from flexinfer.workers.endpoint import plain_over, read_endpoints
 
 _CONTEXT = 512
 # Of an answer, so much is to have room whatever the budget.
@@ -61,6 +65,11 @@ class Arguments:
     flash_attn: bool | None = False
     logits_all: bool = False
     repack: bool | None = None
+    rpc: tuple[str, ...] = ()
+    n_gpu_layers: int = 0
+    split_mode: int = 1
+    main_gpu: int = 0
+    tensor_split: Sequence[float] | None = None
 
     def budget(self, machine: Machine) -> int:
         """Bytes of the process; by default what is available less a margin."""
@@ -104,19 +113,16 @@ def plan(
     flash_attn: bool | None = False,
     logits_all: bool = False,
     repack: bool | None = None,
+    rpc: str | Sequence[str] = (),
+    n_gpu_layers: int = 0,
+    split_mode: int = 1,
+    main_gpu: int = 0,
+    tensor_split: Sequence[float] | None = None,
 ) -> Plan:
     """The plan that `flexinfer.Llama` with the same arguments makes; no model is opened.
 
     Costs are estimates, and rates of drive and processor are remembered or measured. A budget
-    larger than this machine is taken as it is: `Llama` would use what is available.
-
-    Args:
-        model: a GGUF file, the first one when it is split; or its header.
-        memory, weight_memory, strategy, window, repack: see `flexinfer.Llama`.
-        n_ctx, n_batch, n_ubatch: tokens; a context of 0 is the model's own.
-        min_ctx: a budget that is too small for `n_ctx` cuts the context, to no less than this.
-        n_threads: processors; by default all physical cores.
-        type_k, type_v: ggml's numbers of the KV cache's types; f16 by default.
+    larger than this machine is taken as it is. `model` may be a header; see `Llama` for the rest.
 
     Raises:
         ModelFileError, UnsupportedError: the model cannot be run.
@@ -125,8 +131,11 @@ def plan(
     catalogue = model if isinstance(model, Catalogue) else read_catalogue(model)
     held = (memory, weight_memory, strategy, window)
     sizes = Sizes(n_ctx, n_batch, n_ubatch, min_ctx)
-    arguments = Arguments(*held, sizes, n_threads, type_k, type_v, flash_attn, logits_all, repack)
-    return forecast(catalogue, arguments, Machine.detect()).plan()
+    computed = (n_threads, type_k, type_v)
+    cards = (n_gpu_layers, split_mode, main_gpu)
+    given = Arguments(*held, sizes, *computed, flash_attn, logits_all, repack, (), *cards)
+    given = replace(given, rpc=read_endpoints(rpc) if rpc else (), tensor_split=tensor_split)
+    return forecast(catalogue, given, Machine.detect()).plan()
 
 
 def forecast(
@@ -143,7 +152,7 @@ def forecast(
     cores = arguments.n_threads or machine.cores
     weights = estimate_weights(catalogue, cores)
     if rates is None:
-        kernels = kernels_for(catalogue, machine, arguments.repack)
+        kernels = kernels_for(catalogue, machine, plain_over(arguments.rpc, arguments.repack))
         weights, rates = measure_rates(catalogue, weights, drive_for(catalogue), cores, kernels)
     ctx = arguments.sizes.n_ctx or catalogue.parameter("context_length", 0) or _CONTEXT
     batch = min(arguments.sizes.n_batch, ctx)
@@ -156,7 +165,8 @@ def forecast(
         window=optional_size(arguments.window),
         min_ctx=min(arguments.sizes.min_ctx, ctx),
     )
-    return Forecast(weights, request, _costs(catalogue, arguments, batch), rates)
+    whole = Forecast(weights, request, _costs(catalogue, arguments, batch), rates)
+    return divided(catalogue, whole, arguments.rpc, wished(vars(arguments)))
 
 
 def _costs(catalogue: Catalogue, arguments: Arguments, batch: int) -> CostsOf:

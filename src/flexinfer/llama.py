@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -21,18 +23,21 @@ from flexinfer.binding.projector import load_projector
 from flexinfer.binding.tokenize import read_vocabulary
 from flexinfer.binding.turns import Stage, Turns
 from flexinfer.closing import Closing
+from flexinfer.engine.elsewhere import Elsewhere
 from flexinfer.engine.guard import Guard
 from flexinfer.engine.opening import Opening
 from flexinfer.engine.options import Options
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.engine.process_one import end_as_process_one
 from flexinfer.errors import EngineError
+from flexinfer.foretell import Arguments, Sizes, forecast
 from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
+from flexinfer.native.cards import cards
 from flexinfer.native.device.device import device
 from flexinfer.planning.plan import LEAST_CONTEXT
 from flexinfer.planning.strategies import check_strategy
@@ -41,6 +46,8 @@ from flexinfer.rates.rates import drive_for, measure_rates, open_model
 from flexinfer.sizes import optional_size
 from flexinfer.speculate.choice import OFF, check_wish, rows_of
 from flexinfer.text import FileName
+from flexinfer.workers.cards import wished
+from flexinfer.workers.endpoint import plain_over, read_endpoints
 
 
 @gated(lambda llm: llm._turns)
@@ -59,6 +66,8 @@ class Llama(Closing):
             `n_ctx()` and `plan.ctx` say what came of it.
         repack: pack weights for the kernels of stock llama.cpp, whose bits the answers then have;
             False: those of llama.cpp without repacking; by default what is faster here.
+        rpc: workers, each as ``"host:port"``, whose memory takes whole layers of the model; see
+            `flexinfer worker`. One that does not answer is left out, as `plan.reasons` say.
         draft: how tokens are drafted that a pass then computes together, without changing one:
             "off"; "ngram", from what was written before; "auto", so where the model allows it.
         flash_attn: None lets llama.cpp decide, which takes it where it can.
@@ -82,14 +91,18 @@ class Llama(Closing):
         window: str | int | None = None,
         min_ctx: int = LEAST_CONTEXT,
         repack: bool | None = None,
+        rpc: str | Sequence[str] = (),
         draft: str = OFF,
         catalogue: Catalogue | None = None,
         on_move: Callable[[Move], None] = lambda move: None,
         **options: Any,
     ) -> None:
-        self._turns = self._begin_turns()
-        ours = {"memory": memory, "weight_memory": weight_memory, "window": window}
+        # There are turns already where it is opened anew, without a worker that was lost.
+        self._turns = self._turns or self._begin_turns()
+        self._on_move = on_move
+        ours: dict[str, Any] = {"memory": memory, "weight_memory": weight_memory, "window": window}
         ours |= {"strategy": strategy, "min_ctx": min_ctx, "repack": repack, "draft": draft}
+        ours |= {"rpc": rpc}
         self._asked = {**ours, **options}
         check_wish(draft)
         self.catalogue = self._checked(model_path, catalogue, strategy, options)
@@ -116,7 +129,7 @@ class Llama(Closing):
     ) -> Catalogue:
         """The header, once arguments and model are such as can be opened."""
         check_arguments(options, signature(Llama.__init__).parameters)
-        refuse_placement(options)
+        refuse_placement(options, cards=bool(cards()))
         check_strategy(strategy)
         catalogue = known or read_catalogue(path)
         check_architecture(catalogue)
@@ -129,7 +142,11 @@ class Llama(Closing):
         fill_defaults(options, machine, self.catalogue)
         self._drive = drive_for(self.catalogue)
         self._threads = options["n_threads"]
-        self._kernels = kernels_for(self.catalogue, machine, ours["repack"])
+        if ours["rpc"] or wished(options) is not None:
+            self._elsewhere = self._divided(memory, ours, options)
+        self._kernels = kernels_for(
+            self.catalogue, machine, plain_over(ours["rpc"], ours["repack"])
+        )
         return Options(
             budget=granted_budget(None if memory == "auto" else memory, machine),
             asked=memory not in (None, "auto"),
@@ -142,7 +159,21 @@ class Llama(Closing):
             rows=rows_of(ours["draft"]),
             kernels=self._kernels,
             flash_attention_auto=options.get("flash_attn", False) is None,
+            elsewhere=self._elsewhere,
         )
+
+    def _divided(
+        self, memory: Any, ours: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Elsewhere:
+        """Where layers go, as `flexinfer.plan` foretells it for the same arguments."""
+        rpc = read_endpoints(ours["rpc"]) if ours["rpc"] else ()
+        given = {**ours, **options, "memory": memory, "rpc": rpc}
+        sizes = {field.name: given[field.name] for field in fields(Sizes) if field.name in given}
+        known = {field.name for field in fields(Arguments)} & set(given)
+        arguments = Arguments(**{name: given[name] for name in known}, sizes=Sizes(**sizes))
+        split = forecast(self.catalogue, arguments, Machine.detect()).request.split
+        assert split is not None
+        return Elsewhere(split, {card.name: card.address for card in cards()})
 
     def _open(self, path: str, held: Options, options: dict[str, Any]) -> None:
         """Model and context, by the parent's constructor."""
@@ -166,7 +197,11 @@ class Llama(Closing):
         self._survive = device().survive
         # Weak: a model that nobody refers to is freed at once.
         me = weakref.proxy(self)
-        return Turns(lambda: put_aside(me, me._ledger), lambda aside: aside.give_back(me))
+        return Turns(
+            lambda: put_aside(me, me._ledger),
+            lambda aside: aside.give_back(me),
+            lambda: me._mend(),
+        )
 
     def _open_vocabulary(self, path: str, verbose: bool) -> None:
         model = read_vocabulary(path, verbose=verbose, survive=self._survive)
@@ -178,20 +213,21 @@ class Llama(Closing):
     def _begin(self, wanted: Options) -> Opening:
         self._ledger = process_ledger()
         catalogue, drive, threads = self.catalogue, self._drive, self._threads
-        kernels = self._kernels
+        kernels, part = self._kernels, self._part
         return Opening(
             catalogue,
             wanted,
             self._ledger,
             lambda resident: open_model(catalogue, drive, resident=resident),
-            lambda weights: measure_rates(catalogue, weights, drive, threads, kernels),
+            lambda weights: measure_rates(catalogue, weights, drive, threads, kernels, part),
         )
 
     def _finish(self, opening: Opening) -> None:
         if opening.engine is None or opening.plan is None:
             raise EngineError(f"{self.model_path} has no weights to run")
         self._engine = opening.engine
-        guard = Guard(opening.engine.interrupt, opening.owner)
+        settle = partial(opening.settle, self.ctx)
+        guard = Guard(opening.engine.interrupt, opening.owner, settle)
         self._batches = batches = Batches(
             self.catalogue.name,
             self.model,

@@ -185,8 +185,8 @@ class WeightSource(Protocol):
     def version(self) -> int:
         """Another number means other layouts: what was built from the ones before is stale."""
 
-    def begin(self, sequence: Sequence[Part]) -> None:
-        """A pass over these loads starts; they may be read ahead in this order."""
+    def begin(self, sequence: Sequence[Part], following: Sequence[Part]) -> None:
+        """Loads in the order of their use, and those most likely after them: to be read ahead."""
 
     def ready(self, index: int) -> bool:
         """Whether a load can be acquired without waiting."""

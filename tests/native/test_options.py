@@ -14,14 +14,15 @@ from click.testing import CliRunner
 from PIL import Image
 from support.projector import write_projector
 from support.tiny_model import TinyModel
+from support.workers import worker
 
 from flexinfer import __version__
 from flexinfer.cli import main
 
 Check = Callable[["Asked"], None]
 _CHECKS: dict[tuple[str, str], Check] = {}
-# Answer by HTTP or into a file, with a server that is built apart.
-_ELSEWHERE = {"serve", "batch"}
+# Answer by HTTP, into a file or to other machines, with what is built apart.
+_ELSEWHERE = {"serve", "batch", "worker"}
 
 
 class Asked:
@@ -170,6 +171,24 @@ def _kv_type(asked: Asked) -> None:
         assert held == [small, large]
     elif asked.name == "chat":
         assert asked.answer("--kv-type", "q8_0").strip()
+
+
+@check("run chat plan", "--rpc")
+def _rpc(asked: Asked) -> None:
+    with worker("150MiB") as one:
+        words = ("--weight-memory", "1MiB", "--rpc", one.endpoint)
+        (share,) = asked.planned(*words)["request"]["split"]["after"]
+        assert (share["name"], share["layers"]) == (one.endpoint, 5)
+        if asked.name != "plan":
+            assert asked.answer(*words) == asked.answer("--weight-memory", "1MiB", "--no-repack")
+
+
+@check("run chat plan", "--gpu-layers")
+def _gpu_layers(asked: Asked) -> None:
+    """Nothing here has a card: see `test_workers` for what stands in for one."""
+    assert asked.planned("--gpu-layers", 0)["request"]["split"] is None
+    if asked.name != "plan":
+        assert asked.answer("--gpu-layers", 0) == asked.answer()
 
 
 @check("run chat plan", "--strategy")

@@ -40,7 +40,7 @@ class MemorySource:
         self._sequence: Sequence[Part] = ()
         self._memory: dict[int, Any] = {}
 
-    def begin(self, sequence: Sequence[Part]) -> None:
+    def begin(self, sequence: Sequence[Part], following: Sequence[Part]) -> None:
         self.log.append("begin")
         self._sequence = sequence
         for index, part in enumerate(sequence):

@@ -39,6 +39,9 @@ class Plain:
     def free(self, model: int) -> None:
         binding.llama_model_free(model)
 
+    def process(self, context: int, kind: int, batch: int) -> int:
+        return int(binding.llama_process(context, kind, batch))
+
     def failed(self, status: int) -> str:
         return f"status {status}"
 

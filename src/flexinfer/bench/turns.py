@@ -99,7 +99,7 @@ def _read(llm: Any, count: int) -> list[float]:
     times = []
     for _ in range(count):
         began = time.perf_counter()
-        storage.begin(sequence)
+        storage.begin(sequence, sequence)
         for index in range(len(sequence)):
             storage.acquire(index)
             storage.release(index + 1)

@@ -19,6 +19,7 @@ _PLACEMENT: dict[str, tuple[Any, ...]] = {
     "main_gpu": (0,),
     "tensor_split": (None,),
 }
+_ON_CARDS = {"split_mode": (llama_cpp.LLAMA_SPLIT_MODE_NONE, llama_cpp.LLAMA_SPLIT_MODE_LAYER)}
 
 # What the parent's state has as it was planned.
 _PLANNED = (
@@ -27,9 +28,13 @@ _PLANNED = (
 )
 
 
-def refuse_placement(options: dict[str, Any]) -> None:
-    """Raise `UnsupportedError` for an argument of the parent that places weights."""
-    for name, allowed in _PLACEMENT.items():
+def refuse_placement(options: dict[str, Any], *, cards: bool = False) -> None:
+    """Raise `UnsupportedError` for an argument of the parent that places weights.
+
+    Args:
+        cards: there are graphics cards, over which whole layers may be placed.
+    """
+    for name, allowed in (_ON_CARDS if cards else _PLACEMENT).items():
         if name in options and options[name] not in allowed:
             raise UnsupportedError(
                 f"{name}={options[name]!r} places weights, which the memory budget does here; "

@@ -44,13 +44,20 @@ class Turns(Generic[T]):
     Args:
         put_aside: what the context holds, as a value; `BudgetError` or None: it cannot be kept.
         give_back: restores such a value.
+        mend: is called at the begin of each turn of a model that is open.
     """
 
-    def __init__(self, put_aside: Callable[[], T | None], give_back: Callable[[T], None]) -> None:
+    def __init__(
+        self,
+        put_aside: Callable[[], T | None],
+        give_back: Callable[[T], None],
+        mend: Callable[[], None] = lambda: None,
+    ) -> None:
         self.stage = Stage.OPENING
         self.without_weights = False
         self._put_aside = put_aside
         self._give_back = give_back
+        self._mend = mend
         self._process = os.getpid()
         self._turn = threading.RLock()
         self._depth = 0
@@ -114,6 +121,8 @@ class Turns(Generic[T]):
             self._depth += 1
             self._holder = threading.get_ident()
             try:
+                if self._depth == 1 and self.stage is Stage.OPEN:
+                    self._mend()
                 if self._depth == 1 and request is not None:
                     self._switch(request)
                 yield

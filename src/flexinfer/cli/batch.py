@@ -14,7 +14,7 @@ import click
 
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
-from flexinfer.cli.serving import serve_settings
+from flexinfer.cli.serving import serve_settings, until_lost
 from flexinfer.cli.slots import Slots
 from flexinfer.cli.streams import log, say
 
@@ -106,7 +106,7 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
 
     server = Server(library, settings, planned, started, ending)
     try:
-        server.run()
+        until_lost(server.run)
     finally:
         watching.set()
 

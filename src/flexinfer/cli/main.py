@@ -24,6 +24,7 @@ _COMMANDS = {
     "chat": "talk with a model; earlier turns are kept",
     "serve": "answer requests as llama.cpp's server does, inside the budget",
     "batch": "answer a file of requests, as many at a time as pays",
+    "worker": "lend this machine's memory to models that run on others",
     "plan": "show what a memory budget would do",
     "demo": "a small model streamed, beside plain llama.cpp",
     "doctor": "what this machine offers, and what to change",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flexinfer.cli.placing import PLACING
 from flexinfer.cli.streams import log
 from flexinfer.errors import RequestError, SizeError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
@@ -123,6 +124,7 @@ def engine_options(command: Command) -> Command:
                 default=None,
                 help="Compute with llama.cpp's packed kernels. Default: what is faster here.",
             ),
+            *PLACING,
         ],
         command,
     )
@@ -198,6 +200,8 @@ def llama_options(
     window: int | None,
     flash_attn: bool | None,
     repack: bool | None,
+    rpc: tuple[str, ...],
+    gpu_layers: int,
 ) -> dict[str, Any]:
     """Keyword arguments for `flexinfer.Llama` from what `engine_options` collected."""
     return {
@@ -210,6 +214,8 @@ def llama_options(
         "type_v": KV_TYPES[kv_type],
         "flash_attn": True if needs_flash_attention(kv_type) else flash_attn,
         "repack": repack,
+        "rpc": rpc,
+        "n_gpu_layers": gpu_layers,
         "strategy": strategy,
         "window": window,
     }

@@ -65,6 +65,7 @@ class PlanReport:
         from rich.console import Console
 
         from flexinfer.show import terminal
+        from flexinfer.show.places import places
 
         plan, name, kind = self.plan, self.catalogue.name, self.catalogue.architecture
         width = max(shutil.get_terminal_size((100, 24)).columns, 60)
@@ -78,6 +79,9 @@ class PlanReport:
         console.print()
         console.print(terminal.memory_bar(plan, min(width - 2, 76)))
         console.print()
+        if plan.request.split is not None:
+            console.print(places(plan, plan.request.split))
+            console.print()
         console.print(plan.mode)
         console.print(plan.computed)
         console.print(_formula(plan))
@@ -121,11 +125,15 @@ def _formula(plan: Plan) -> str:
     rates = plan.rates
     streamed, drive = format_size(plan.streamed_bytes), f"{rates.drive / 1e9:.2f} GB/s"
     computing = f"{rates.compute_s:.3f} s computing"
-    reading = f"{streamed} / {drive} = {plan.streamed_bytes / rates.drive:.3f} s reading"
+    reading = f"{streamed} / {drive} = {plan.reading_s:.3f} s reading"
     if plan.lookahead:
-        formula = f"1 / max(C, S/B) = 1 / max({computing}, {reading})"
+        short, long = "max(C, S/B)", f"max({computing}, {reading})"
     else:
-        formula = f"1 / (C + S/B) = 1 / ({computing} + {reading})"
+        short, long = "(C + S/B)", f"({computing} + {reading})"
+    if plan.away_s:
+        reading_ahead = " beyond what is read meanwhile" if plan.streamed_bytes else ""
+        short, long = f"(E + {short})", f"({plan.away_s:.3f} s elsewhere + {long}{reading_ahead})"
+    formula = f"1 / {short} = 1 / {long}"
     return f"{formula} = {plan.bound_tok_s:.3g} tokens/s at most (rates: {rates.source})"
 
 

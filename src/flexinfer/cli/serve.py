@@ -12,7 +12,7 @@ import click
 
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
-from flexinfer.cli.serving import serve_settings
+from flexinfer.cli.serving import serve_settings, until_lost
 from flexinfer.cli.slots import Slots
 from flexinfer.cli.streams import log, say
 from flexinfer.sizes import format_size
@@ -95,7 +95,8 @@ def _serve(
     def started(served: ServedModel, port: int) -> None:
         _announce(settings, planned, served, port, as_json)
 
-    if status := Server(library, settings, planned, started, ending).run():
+    server = Server(library, settings, planned, started, ending)
+    if status := until_lost(server.run):
         raise click.exceptions.Exit(status)
 
 

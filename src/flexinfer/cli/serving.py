@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flexinfer.cli.options import AUTO
 from flexinfer.cli.slots import AUTO_SLOTS
-from flexinfer.errors import UnsupportedError
+from flexinfer.cli.streams import flush, log
+from flexinfer.errors import UnsupportedError, WorkerError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 
 if TYPE_CHECKING:
     from flexinfer.gguf.catalogue import Catalogue
+    from flexinfer.machine.machine import Machine
+    from flexinfer.planning.kernels import Kernels
     from flexinfer.serve.settings import Settings
+
+
+def until_lost(serve: Callable[[], int]) -> int:
+    """What `serve` returns; once a worker is lost, this command starts anew in this process.
+
+    It then plans without that worker, and nothing of the old plan is left in memory.
+    """
+    try:
+        return serve()
+    except WorkerError as error:
+        log(f"{error}; starting again")
+        flush()
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def serve_settings(
@@ -25,6 +43,8 @@ def serve_settings(
     kv_type: str,
     flash_attn: bool | None,
     repack: bool | None,
+    rpc: tuple[str, ...],
+    gpu_layers: int,
     idle_release: float | None = None,
     slots: int = 1,
     **options: Any,
@@ -32,12 +52,10 @@ def serve_settings(
     """What a server of the model is asked for, from what `engine_options` and others collected.
 
     Raises:
-        RequestError: a flag that is not passed on, or surroundings that would set options.
-        BudgetError: the budget does not hold one slot.
+        RequestError, BudgetError: a flag is not passed on; the budget does not hold one slot.
     """
     from flexinfer.machine.budget import granted_budget
     from flexinfer.machine.machine import Machine
-    from flexinfer.rates.kernels import kernels_for
     from flexinfer.serve.arguments import read_extra, refuse_surroundings
     from flexinfer.serve.settings import Settings
 
@@ -50,12 +68,32 @@ def serve_settings(
         threads=threads or machine.cores,
         kv=(kv_type, KV_TYPES[kv_type]),
         flash_attention=True if needs_flash_attention(kv_type) else flash_attn,
-        kernels=kernels_for(catalogue, machine, repack),
+        kernels=_kernels(catalogue, machine, rpc, repack),
         idle_seconds=idle_release or 0.0,
         flags=read_extra(flags),
         **options,
     )
-    return _with_slots(settings, slots, catalogue)
+    return _placed(_with_slots(settings, slots, catalogue), catalogue, rpc, gpu_layers)
+
+
+def _kernels(
+    catalogue: Catalogue, machine: Machine, rpc: tuple[str, ...], repack: bool | None
+) -> Kernels:
+    from flexinfer.rates.kernels import kernels_for
+    from flexinfer.workers.endpoint import plain_over
+
+    return kernels_for(catalogue, machine, plain_over(rpc, repack))
+
+
+def _placed(
+    settings: Settings, catalogue: Catalogue, rpc: tuple[str, ...], gpu_layers: int
+) -> Settings:
+    if not rpc and not gpu_layers:
+        return settings
+    from flexinfer.serve.planned import with_others
+    from flexinfer.workers.cards import wished
+
+    return with_others(settings, catalogue, rpc, wished({"n_gpu_layers": gpu_layers}))
 
 
 def _with_slots(settings: Settings, slots: int, catalogue: Catalogue) -> Settings:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from flexinfer.engine.interrupts import Interrupt
 from flexinfer.engine.one_pass import OnePass
 from flexinfer.engine.pass_stats import PassStats
+from flexinfer.engine.passes import Passes
 from flexinfer.engine.programs import Programs
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.memory.ledger import Ledger
@@ -22,7 +23,7 @@ from flexinfer.native.device.backends import InnerBackend
 from flexinfer.native.graph.program import Program
 from flexinfer.native.graph.routing import Scratch
 from flexinfer.native.graph.widths import Widths
-from flexinfer.native.mirror import STATUS_SUCCESS
+from flexinfer.native.mirror import STATUS_FAILED, STATUS_SUCCESS
 from flexinfer.planning import planner
 from flexinfer.planning.plan import Plan
 from flexinfer.rates.passes import Observed
@@ -53,6 +54,7 @@ class Engine:
         self._charged = 0
         self._lock = threading.RLock()
         self._stats = PassStats()
+        self._passes = Passes(self._note, single=not storage.plan.away_s)
         self._programs = Programs()
         self._scratch = Scratch()
         self._keeps_rows = False
@@ -68,7 +70,7 @@ class Engine:
 
     @property
     def stats(self) -> PassStats:
-        """Totals since the model was opened."""
+        """Totals over the passes since the model was opened."""
         return self._stats
 
     @property
@@ -88,9 +90,12 @@ class Engine:
         with self._lock, _short_turns():
             if self._closed:
                 raise EngineError("the model is closed")
-            began, before = time.perf_counter(), self.storage.traffic
-            settled = self.storage.settled
             program = self._program(backend, graph_address)
+            began, storage = time.perf_counter(), self.storage
+            following = self._passes.begin(program, storage.traffic, storage.settled)
+            if program.version != storage.version:
+                # What the pass before taught changed the window.
+                program, following = self._program(backend, graph_address), None
             program.begin(graph_address)
             one_pass = OnePass(
                 program,
@@ -99,20 +104,24 @@ class Engine:
                 self.interrupt.check,
                 self._scratch,
                 int(self.storage.plan.window * _MERGED),
+                following,
             )
-            status = one_pass.run()
-            if status == STATUS_SUCCESS:
-                seconds, traffic = time.perf_counter() - began, self.storage.traffic - before
-                idle = max(seconds - traffic.busy_s, 0.0)
-                computed = seconds - traffic.wait_s
-                self._note(
-                    PassStats(
-                        1, one_pass.segments, computed, traffic.wait_s, idle, traffic.read_bytes
-                    ),
-                    program.rows,
-                    settled,
-                )
+            status = STATUS_FAILED
+            try:
+                status = one_pass.run()
+            finally:
+                if status == STATUS_SUCCESS:
+                    seconds = time.perf_counter() - began
+                    self._passes.end(seconds, one_pass.segments, storage.traffic)
+                else:
+                    self._passes.drop()
             return status
+
+    def settle(self) -> None:
+        """The batch that was computed is over, also what other devices had to do for it."""
+        with self._lock:
+            if not self._closed:
+                self._passes.settle(self.storage.traffic)
 
     @contextlib.contextmanager
     def keeping_rows(self) -> Iterator[None]:
@@ -140,8 +149,8 @@ class Engine:
         self._stats += one
         if not settled:
             return
-        seconds = one.compute_s + one.wait_s
-        self.observed.note(rows, seconds, one.wait_s, one.idle_s, one.read_bytes)
+        seconds = one.compute_s + one.wait_s + one.away_s
+        self.observed.note(rows, seconds, one.wait_s, one.idle_s, one.read_bytes, away=one.away_s)
         if self._window is not None:
             window = self._window.observe(rows, seconds, one.wait_s, one.idle_s)
             if window is not None:

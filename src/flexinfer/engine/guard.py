@@ -15,12 +15,16 @@ from flexinfer.native.device.interrupts import hold_interrupts
 class Guard:
     """Wraps a context's `decode` and `encode`; `interrupt` stops the model's passes.
 
-    What they allocate belongs to `owner`.
+    What they allocate belongs to `owner`. After each, `settle` waits for other devices, and raises
+    where one was lost.
     """
 
-    def __init__(self, interrupt: Interrupt, owner: object) -> None:
+    def __init__(
+        self, interrupt: Interrupt, owner: object, settle: Callable[[], None] = lambda: None
+    ) -> None:
         self._interrupt = interrupt
         self._owner = owner
+        self._settle = settle
 
     def wrap(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
         def compute(batch: Any) -> None:
@@ -28,6 +32,7 @@ class Guard:
             with device().working_for(self._owner):
                 try:
                     call(batch)
+                    self._settle()
                 except RuntimeError as error:
                     failure = device().take_failure()
                     if failure is not None:

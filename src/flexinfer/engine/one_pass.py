@@ -59,6 +59,7 @@ class OnePass:
         check: called between segments; raises Interrupted to stop the pass.
         scratch: memory for routed steps.
         merge_bytes: how many streamed bytes one segment may hold back from the source.
+        following: the loads that most likely come after this program's; None: the same again.
 
     Attributes:
         segments: how many were computed.
@@ -72,6 +73,7 @@ class OnePass:
         check: Callable[[], None],
         scratch: Scratch,
         merge_bytes: int,
+        following: Sequence[Part] | None = None,
     ) -> None:
         self.segments = 0
         self._program = program
@@ -81,6 +83,7 @@ class OnePass:
         self._check = check
         self._scratch = scratch
         self._merge_bytes = merge_bytes
+        self._following = program.sequence if following is None else following
 
     def run(self) -> int:
         """Compute all steps; returns a ggml status. However it ends, nothing is left under way.
@@ -91,7 +94,7 @@ class OnePass:
         finished = False
         try:
             self._check()
-            self._source.begin(self._program.sequence)
+            self._source.begin(self._program.sequence, self._following)
             position = 0
             while position < len(self._steps):
                 self._check()

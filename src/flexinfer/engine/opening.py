@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flexinfer.engine.account import Account
+from flexinfer.engine.elsewhere import Elsewhere
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.interrupts import Interrupt
 from flexinfer.engine.options import Options
 from flexinfer.engine.patching import replaced
 from flexinfer.engine.process_ledger import beside_others
 from flexinfer.engine.trials import Outputs, Trials
-from flexinfer.errors import BudgetError, ModelFileError
+from flexinfer.errors import BudgetError, EngineError, ModelFileError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
@@ -30,6 +31,7 @@ from flexinfer.planning import planner
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.plan import Plan
 from flexinfer.planning.rates import Rates
+from flexinfer.planning.split import Split
 from flexinfer.planning.weights import Weight
 from flexinfer.reading.reader import Reader
 from flexinfer.reading.waiting import Waiting
@@ -66,6 +68,7 @@ class Opening:
         self._ledger = ledger
         self._open_reader = open_reader
         self._rates = rates
+        self._elsewhere = options.elsewhere or Elsewhere(Split(1), {})
         self._device: Device = device()
         self._loading: Loading | None = None
         self._account = Account(ledger, options, forked=self._device.forked)
@@ -137,7 +140,7 @@ class Opening:
         """
         import llama_cpp.llama_cpp as binding
 
-        params.devices = self._device.device_list
+        listed = self._elsewhere.set(params, self._device.address, binding.llama_max_devices())
         params.n_gpu_layers = _ALL_LAYERS
         params.split_mode = 1  # LLAMA_SPLIT_MODE_LAYER
         params.load_mode = 0  # LLAMA_LOAD_MODE_NONE
@@ -146,11 +149,13 @@ class Opening:
         params.no_host = False
         with self._device.loading() as loading:
             model = self._attempt(lambda: load(path, params), binding.llama_model_free)
+        del listed  # llama.cpp has copied what it needs
         if model is None:
-            raise ModelFileError(
+            said = (
                 f"{os.fsdecode(path)}: llama.cpp does not load this model "
                 f"(architecture {self._catalogue.architecture}); run with verbose=True to see why"
             )
+            raise self._elsewhere.explain(ModelFileError(said))
         self._loading = loading
         return model
 
@@ -171,9 +176,23 @@ class Opening:
             return create(model, params)
         if self._options.flash_attention_auto:
             params.flash_attn_type = -1  # LLAMA_FLASH_ATTN_TYPE_AUTO
-        if self.engine is None:
-            self._open_engine(binding, create, model, params)
-        return self._attempt(lambda: create(model, params), binding.llama_free)
+        try:
+            if self.engine is None:
+                self._open_engine(binding, create, model, params)
+            context = self._attempt(lambda: create(model, params), binding.llama_free)
+            self._elsewhere.check()
+        except EngineError as error:
+            raise self._elsewhere.explain(error) from error
+        return context
+
+    def settle(self, context: Any) -> None:
+        """Wait until every device is done with what was decoded; WorkerError: one was lost."""
+        import llama_cpp.llama_cpp as binding
+
+        if self._elsewhere.split.away_bytes and self.engine is not None:
+            binding.llama_synchronize(context)
+            self._elsewhere.check()
+            self.engine.settle()
 
     def _open_engine(
         self, binding: Any, create: Callable[..., Any], model: Any, params: Any

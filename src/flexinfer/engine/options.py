@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flexinfer.engine.elsewhere import Elsewhere
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.plan import LEAST_CONTEXT, Request
 
@@ -14,7 +15,7 @@ class Options:
 
     `asked` says that somebody wished for the budget by name; `memlock` is how many bytes may be
     locked with mlock, None when there is no limit; `rows` of logits are asked for at once. With
-    `flash_attention_auto` llama.cpp decides.
+    `flash_attention_auto` llama.cpp decides. What is `elsewhere` has layers of it.
     """
 
     budget: int
@@ -28,6 +29,7 @@ class Options:
     memlock: int | None = None
     kernels: Kernels = Kernels.PLAIN
     flash_attention_auto: bool = False
+    elsewhere: Elsewhere | None = None
 
     def request(self, ctx: int, ubatch: int) -> Request:
         """What the planner is asked for a context of so many tokens, in batches of so many."""
@@ -39,4 +41,5 @@ class Options:
             weight_memory=self.weight_memory,
             window=self.window,
             min_ctx=min(self.min_ctx, ctx),
+            split=None if self.elsewhere is None else self.elsewhere.split,
         )

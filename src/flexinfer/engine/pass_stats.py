@@ -14,6 +14,7 @@ class PassStats:
         wait_s: waiting for the drive.
         idle_s: in which no read was under way.
         read_bytes: from the drive.
+        away_s: in which other devices computed, as far as nothing here did.
     """
 
     passes: int = 0
@@ -22,6 +23,7 @@ class PassStats:
     wait_s: float = 0.0
     idle_s: float = 0.0
     read_bytes: int = 0
+    away_s: float = 0.0
 
     def __add__(self, other: PassStats) -> PassStats:
         return PassStats(
@@ -31,6 +33,7 @@ class PassStats:
             self.wait_s + other.wait_s,
             self.idle_s + other.idle_s,
             self.read_bytes + other.read_bytes,
+            self.away_s + other.away_s,
         )
 
     def __sub__(self, other: PassStats) -> PassStats:
@@ -41,4 +44,5 @@ class PassStats:
             self.wait_s - other.wait_s,
             self.idle_s - other.idle_s,
             self.read_bytes - other.read_bytes,
+            self.away_s - other.away_s,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from ctypes import c_bool, c_char_p, c_int, c_int64, c_size_t, c_uint8, c_void_p
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,6 +49,16 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_buft_alloc_buffer": (c_void_p, [c_void_p, c_size_t]),
     "ggml_backend_buffer_init_tensor": (c_int, [c_void_p, c_void_p]),
     "ggml_backend_tensor_set": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
+    "ggml_backend_tensor_get": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
+    "ggml_backend_dev_init": (c_void_p, [c_void_p, c_char_p]),
+    "ggml_backend_dev_buffer_type": (c_void_p, [c_void_p]),
+    "ggml_backend_dev_count": (c_size_t, []),
+    "ggml_backend_dev_get": (c_void_p, [c_size_t]),
+    "ggml_backend_dev_type": (c_int, [c_void_p]),
+    "ggml_backend_dev_name": (c_char_p, [c_void_p]),
+    "ggml_backend_dev_memory": (None, [c_void_p, c_void_p, c_void_p]),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (c_void_p, [c_void_p, c_void_p]),
+    "ggml_backend_buffer_clear": (None, [c_void_p, c_uint8]),
     "ggml_log_get": (None, [c_void_p, c_void_p]),
     "ggml_log_set": (None, [c_void_p, c_void_p]),
     "ggml_set_abort_callback": (c_void_p, [c_void_p]),

@@ -139,8 +139,8 @@ def lock_all(weights: Sequence[Weight], room: int) -> Fit:
         reason = "everything fits: all weights are locked"
     else:
         names = [w.name for w, rows in zip(weights, locked, strict=True) if not rows]
-        left_out = names[0] if len(names) == 1 else f"{len(names)} weights"
-        reason = f"everything that each pass reads fits and is locked; not locked: {left_out}"
+        notes = names[0] if len(names) == 1 else f"{len(names)} weights"
+        reason = f"everything that each pass reads fits and is locked; not locked: {notes}"
     return Fit(tuple(locked), window, window, (reason,))
 
 

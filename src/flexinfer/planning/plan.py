@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flexinfer.planning.rates import Rates
+from flexinfer.planning.split import Split
 from flexinfer.planning.weights import ON_DEMAND, Use, Weight, group_bytes, piece_cost
 from flexinfer.sizes import format_size
 
@@ -46,6 +47,7 @@ class Request:
         window: bytes of the window, when it was set by hand.
         min_ctx: the context may shrink to this when nothing else helps.
         min_ubatch: the batch may shrink to this before the context does.
+        split: where layers live, if not all here; the weights are then those that do.
     """
 
     budget: int
@@ -56,6 +58,7 @@ class Request:
     window: int | None = None
     min_ctx: int = LEAST_CONTEXT
     min_ubatch: int = MIN_UBATCH
+    split: Split | None = None
 
 
 # Costs of a context of (ctx, ubatch).
@@ -159,10 +162,11 @@ class Plan:
     def bound_tok_s(self) -> float:
         """``1 / max(C, S / B)``: no schedule of this plan can be faster for one sequence.
 
-        ``1 / (C + S / B)`` where nothing is read ahead. C has what packing takes.
+        ``1 / (C + S / B)`` where nothing is read ahead. C has what packing takes. Seconds elsewhere
+        come on top; meanwhile the window is filled.
         """
         compute = self.rates.compute_s + self.packing_s
-        streamed = self.streamed_bytes / self.rates.drive
+        streamed = self.reading_s
         slowest = max(compute, streamed) if self.lookahead else compute + streamed
         if self.expert_window:
             # A layer's experts are known only after its router: nothing else hides their reading.
@@ -171,7 +175,19 @@ class Plan:
             experts = compute * chosen / work
             missed = self.expert_bytes / self.rates.drive
             slowest = max(slowest, compute - experts + max(experts, missed))
+        slowest += self.away_s
         return 1.0 / slowest if slowest > 0 else float("inf")
+
+    @property
+    def away_s(self) -> float:
+        """Seconds of a token that pass elsewhere."""
+        return 0.0 if self.request.split is None else self.request.split.away_s
+
+    @property
+    def reading_s(self) -> float:
+        """Seconds that a token's reads take while layers here are computed."""
+        ahead = min(self.away_s, self.window / self.rates.drive) if self.lookahead else 0.0
+        return max(self.streamed_bytes / self.rates.drive - ahead, 0.0)
 
     @property
     def expected_tok_s(self) -> float:
@@ -183,8 +199,8 @@ class Plan:
         bound = self.bound_tok_s
         if not self.lookahead or not self.streamed_bytes or self.expert_window:
             return bound
-        reading = self.streamed_bytes / self.rates.drive + _LOST_BESIDE * self.rates.compute_s
-        return min(bound, 1.0 / reading)
+        reading = self.reading_s + _LOST_BESIDE * self.rates.compute_s
+        return min(bound, 1.0 / (reading + self.away_s))
 
     @property
     def computed(self) -> str:
@@ -196,17 +212,19 @@ class Plan:
     def mode(self) -> str:
         """What will happen, in one line."""
         locked = f"{format_size(self.locked_bytes)} of {format_size(self.weight_bytes)}"
+        elsewhere = "" if self.request.split is None else self.request.split.away
         if self.resident:
-            return f"all {format_size(self.weight_bytes)} of weights in memory, nothing streams"
+            size = format_size(self.weight_bytes)
+            return f"all {size} of weights in memory, nothing streams{elsewhere}"
         if not self.streamed_bytes:
-            return f"{locked} locked, nothing streams but rows of the embedding"
+            return f"{locked} locked, nothing streams but rows of the embedding{elsewhere}"
         slots = ""
         if self.slot_bytes:
             size = format_size(self.slot_bytes)
             slots = f"{size} of experts ({self.hit_rate:.0%} hits expected), "
         return (
-            f"{locked} locked, {slots}{format_size(self.streamed_bytes)} streamed per token, "
-            f"about {self.expected_tok_s:.2g} tokens/s"
+            f"{locked} locked, {slots}{format_size(self.streamed_bytes)} streamed per token"
+            f"{elsewhere}, about {self.expected_tok_s:.2g} tokens/s"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -217,7 +235,9 @@ class Plan:
     def from_json(cls, document: Mapping[str, Any]) -> Plan:
         """The plan in a document of `to_json`, also after a trip through JSON text."""
         fields = dict(document)
-        fields["request"] = Request(**fields["request"])
+        split = fields["request"].get("split")
+        split = None if split is None else Split.from_json(split)
+        fields["request"] = Request(**{**fields["request"], "split": split})
         fields["costs"] = Costs(**fields["costs"])
         fields["rates"] = Rates.from_json(fields["rates"])
         fields["weights"] = tuple(

@@ -180,9 +180,13 @@ def _decide(
         slots=fit.slots,
         expert_window=fit.expert_window,
         hit_rate=fit.hit_rate,
-        reasons=(*_concessions(request, room), *fit.reasons),
+        reasons=(*_concessions(request, room), *fit.reasons, *_elsewhere(request)),
     )
     return replace(made, reasons=(*made.reasons, *_packing(made)))
+
+
+def _elsewhere(request: Request) -> tuple[str, ...]:
+    return () if request.split is None else request.split.reasons
 
 
 def _packing(plan: Plan) -> list[str]:

@@ -19,7 +19,15 @@ class Observed:
         self._computed: deque[float] = deque(maxlen=_KEPT)
         self._drive: deque[float] = deque(maxlen=_KEPT)
 
-    def note(self, rows: int, seconds: float, waited: float, idle: float, nbytes: int) -> None:
+    def note(
+        self,
+        rows: int,
+        seconds: float,
+        waited: float,
+        idle: float,
+        nbytes: int,
+        away: float = 0.0,
+    ) -> None:
         """Take in one pass.
 
         Args:
@@ -28,9 +36,10 @@ class Observed:
             waited: in which it did not compute.
             idle: in which no read was under way.
             nbytes: that were read.
+            away: in which only other devices computed.
         """
         if rows == 1:
-            self._computed.append(seconds - waited)
+            self._computed.append(seconds - waited - away)
         if waited > _WAITED * seconds and seconds > idle:
             self._drive.append(nbytes / (seconds - idle))
 

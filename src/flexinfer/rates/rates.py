@@ -49,6 +49,7 @@ def measure_rates(
     drive: DriveRate,
     cores: int,
     kernels: Kernels,
+    part: str = "",
 ) -> tuple[list[Weight], Rates]:
     """The weights with the time of each, and rates for this model on `cores` processors.
 
@@ -60,6 +61,7 @@ def measure_rates(
         weights: of the catalogue, in any order.
         drive: taken as it is.
         kernels: that the model is computed with.
+        part: names what of the model is computed here; "": all.
     """
     work = work_by_type(weights, catalogue.types)
     total = sum(work.values())
@@ -69,7 +71,7 @@ def measure_rates(
     rates = type_rates(work, cores, kernels)
     timed = time_each(weights, catalogue.types, {name: found.row for name, found in rates.items()})
     packing = packing_rate(work, rates, cores)
-    known = (Remembered().get(_key(catalogue, cores, kernels)) or {}).get("compute_s")
+    known = (Remembered().get(_key(catalogue, cores, kernels, part)) or {}).get("compute_s")
     if isinstance(known, float) and 0 < known < math.inf:
         return timed, Rates(drive.rate, known, "passes", kernels, packing)
     seconds = sum(weight.compute_s for weight in timed)
@@ -99,17 +101,22 @@ def time_each(
 
 
 def remember(
-    catalogue: Catalogue, cores: int, kernels: Kernels, drive: DriveRate, observed: Observed
+    catalogue: Catalogue,
+    cores: int,
+    kernels: Kernels,
+    drive: DriveRate,
+    observed: Observed,
+    part: str = "",
 ) -> None:
-    """Keep what passes of this model showed, for the next time."""
+    """Keep what passes of this model, or the same part of it, showed for the next time."""
     if catalogue.nbytes < _SMALLEST:
         return
     if observed.compute_s is not None:
-        Remembered().put(_key(catalogue, cores, kernels), {"compute_s": observed.compute_s})
+        Remembered().put(_key(catalogue, cores, kernels, part), {"compute_s": observed.compute_s})
     if observed.drive is not None:
         remember_drive(catalogue.paths, replace(drive, rate=observed.drive, source="passes"))
 
 
-def _key(catalogue: Catalogue, cores: int, kernels: Kernels) -> str:
+def _key(catalogue: Catalogue, cores: int, kernels: Kernels, part: str) -> str:
     """Of a model, in what is remembered."""
-    return f"{catalogue.form} {kernels.value} {cores} cores"
+    return f"{catalogue.form} {kernels.value} {cores} cores{part}"

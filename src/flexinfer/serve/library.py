@@ -20,9 +20,13 @@ LIBRARY = Path(__file__).with_name("libflexinfer-server.so")
 # In a checkout, and where a wheel puts it.
 _SOURCES = (Path(__file__).parents[3] / "server-build", Path(__file__).with_name("server-build"))
 
+# What a pass that could not be computed comes to, and is not tried again.
+FAILED = -3
+
 _Load = CFUNCTYPE(c_void_p, c_char_p, binding.llama_model_params)
 _Create = CFUNCTYPE(c_void_p, c_void_p, binding.llama_context_params)
 _Free = CFUNCTYPE(None, c_void_p)
+_Process = CFUNCTYPE(c_int32, c_void_p, c_int, c_void_p)
 _Failed = CFUNCTYPE(None, c_int32)
 _Ready = CFUNCTYPE(c_int64, c_int64)
 _Answer = CFUNCTYPE(None, c_char_p, c_char_p, c_void_p)
@@ -35,7 +39,7 @@ class _Hooks(ctypes.Structure):
         ("load", _Load),
         ("create", _Create),
         ("free_model", _Free),
-        ("process", c_void_p),
+        ("process", _Process),
         ("failed", _Failed),
         ("ready", _Ready),
         ("answer", _Answer),
@@ -60,6 +64,9 @@ class Host(Protocol):
 
     def free(self, model: int) -> None:
         """Free a model."""
+
+    def process(self, context: int, kind: int, batch: int) -> int:
+        """Decode or encode a batch; llama.cpp's status of it."""
 
     def failed(self, status: int) -> str:
         """What to tell the requests whose pass failed, asked in the thread that ran it."""
@@ -106,13 +113,13 @@ class ServerLibrary:
             "load": _Load(_guarded(lambda path, params: host.load(os.fsdecode(path), params))),
             "create": _Create(_guarded(host.create)),
             "free_model": _Free(_guarded(host.free)),
+            "process": _Process(_guarded(host.process, FAILED)),
             "failed": _Failed(_guarded(lambda status: self._fail(host.failed(status)))),
             "ready": _Ready(_guarded(lambda port: 0 if host.ready(port) else 1, 1)),
             "answer": _Answer(_guarded(lambda *asked: self._answer(host, *asked))),
         }
         for name, call in calls.items():
             setattr(hooks, name, call)
-        hooks.process = ctypes.cast(binding.llama_process, c_void_p).value
         hooks.routes = "\n".join(routes).encode()
         for name, limit in limits.items():
             setattr(hooks, name, limit)
@@ -159,7 +166,7 @@ def build(folder: Path) -> None:
     source = next((place for place in _SOURCES if (place / "build.py").is_file()), None)
     if source is None:
         raise UnsupportedError("this installation has no server-build; install flexinfer by pip")
-    command = [sys.executable, str(source / "build.py"), str(folder), str(LIBRARY)]
+    command = [sys.executable, str(source / "build.py"), str(folder), str(LIBRARY.parents[1])]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise EngineError(done.stderr.strip())

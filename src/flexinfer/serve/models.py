@@ -52,9 +52,14 @@ class ServedModel:
             ledger,
             lambda resident: open_model(catalogue, self.drive, resident=resident),
             lambda weights: measure_rates(
-                catalogue, weights, self.drive, threads, file.options.kernels
+                catalogue, weights, self.drive, threads, file.options.kernels, self._part
             ),
         )
+
+    @property
+    def _part(self) -> str:
+        elsewhere = self.file.options.elsewhere
+        return "" if elsewhere is None else elsewhere.split.part
 
     @property
     def engine(self) -> Engine:
@@ -109,7 +114,7 @@ class ServedModel:
         if self.opening.engine is not None:
             remember(
                 *(self.file.catalogue, self.file.threads, self.file.options.kernels),
-                *(self.drive, self.opening.engine.observed),
+                *(self.drive, self.opening.engine.observed, self._part),
             )
         self.opening.close()
 
@@ -162,6 +167,15 @@ class Models:
         """From now on passes are computed."""
         for served in self._served.values():
             served.opening.compute_with(None)
+
+    def settle(self, context: int) -> None:
+        """A batch was decoded in a context: wait for other devices.
+
+        Raises:
+            WorkerError: one of them was lost.
+        """
+        if self.main is not None:
+            self.main.opening.settle(context)
 
     def interrupt(self) -> None:
         """End a pass that is under way, and each later one, at its next segment."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from flexinfer.engine.elsewhere import Elsewhere
 from flexinfer.engine.options import Options
 from flexinfer.errors import BudgetError, ModelNotFoundError, UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights
 from flexinfer.machine.machine import Machine
+from flexinfer.native.cards import cards
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import RowTimes, Together, best, together
 from flexinfer.planning.plan import Request
@@ -19,7 +21,16 @@ from flexinfer.rates.rates import drive_for, measure_rates
 from flexinfer.rates.row_times import row_times
 from flexinfer.serve.models import ModelFile
 from flexinfer.serve.settings import Settings
-from flexinfer.serve.sizing import MIN_CONTEXT, Sizes, Wish, decide
+from flexinfer.serve.sizing import (
+    LARGEST_CONTEXT,
+    LARGEST_UBATCH,
+    MIN_CONTEXT,
+    Sizes,
+    Wish,
+    decide,
+)
+from flexinfer.workers.cards import CardWish
+from flexinfer.workers.dividing import divided, here
 
 # Tokens of a slot where the number of slots is to be found, and no context was asked for.
 SLOT_CTX = 2048
@@ -66,7 +77,12 @@ def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
         draft=share,
     )
     sizes = decide(wish, catalogue, forecast)
-    files = {catalogue.paths[0]: _file(catalogue, settings, sizes, settings.budget - sizes.reserve)}
+    main = _file(catalogue, settings, sizes, settings.budget - sizes.reserve)
+    if settings.split is not None:
+        found = {card.name: card.address for card in cards()}
+        elsewhere = Elsewhere(settings.split, found)
+        main = replace(main, options=replace(main.options, elsewhere=elsewhere))
+    files = {catalogue.paths[0]: main}
     if draft is not None:
         files[draft.paths[0]] = _file(draft, settings, sizes, share)
     return Planned(sizes, files, tuple(_arguments(settings, catalogue, sizes)))
@@ -143,7 +159,25 @@ def _forecast(catalogue: Catalogue, settings: Settings, budget: int) -> Forecast
         weight_memory=settings.weight_memory,
         window=settings.window,
     )
-    return Forecast(weights, request, costs, rates)
+    whole = Forecast(weights, request, costs, rates)
+    return whole if settings.split is None else here(whole, settings.split)
+
+
+def with_others(
+    settings: Settings, catalogue: Catalogue, rpc: Sequence[str], wish: CardWish | None
+) -> Settings:
+    """The settings with layers at workers and on cards, whose memory holds all slots' caches.
+
+    Raises:
+        UnsupportedError: the model cannot be split.
+    """
+    whole = _forecast(catalogue, settings, settings.budget)
+    ctx = settings.ctx or min(int(catalogue.parameter("context_length", SLOT_CTX)), LARGEST_CONTEXT)
+    request = replace(
+        whole.request, ctx=settings.slots * ctx, ubatch=settings.ubatch or LARGEST_UBATCH
+    )
+    found = divided(catalogue, replace(whole, request=request), rpc, wish)
+    return replace(settings, split=found.request.split)
 
 
 def _file(catalogue: Catalogue, settings: Settings, sizes: Sizes, budget: int) -> ModelFile:

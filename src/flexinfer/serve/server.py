@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import llama_cpp.llama_cpp as binding
+
 from flexinfer.engine.process_ledger import process_ledger
-from flexinfer.errors import EngineError
+from flexinfer.errors import EngineError, WorkerError
 from flexinfer.native.device.device import device
 from flexinfer.serve.ending import Ending
-from flexinfer.serve.library import ServerLibrary
+from flexinfer.serve.library import FAILED, ServerLibrary
 from flexinfer.serve.listening import check_port
 from flexinfer.serve.models import Models, ServedModel
 from flexinfer.serve.planned import Planned
@@ -18,6 +21,9 @@ from flexinfer.serve.settings import Settings
 from flexinfer.serve.watch import ACCOUNT, Watch
 
 _STOPPING = "the server is stopping; send the request again once it runs"
+
+# In which requests are told that a worker was lost.
+_TELLING_SECONDS = 0.5
 
 _T = TypeVar("_T")
 
@@ -53,6 +59,7 @@ class Server:
         ending.call(self._end)
         self._watch: Watch | None = None
         self._failure: BaseException | None = None
+        self._lost: WorkerError | None = None
         sizes = planned.sizes
         about = {"slots": sizes.slots, "slot_ctx": sizes.ctx, "said": list(sizes.said)}
         self._routes = Routes(self._model, self._ledger, about)
@@ -62,6 +69,7 @@ class Server:
 
         Raises:
             RequestError: the port cannot be had.
+            WorkerError: a worker was lost; a new process serves without it.
             FlexInferError: it could not be started.
         """
         check_port(self._settings.host, self._settings.port)
@@ -80,6 +88,8 @@ class Server:
             self._watch.close()
         if self._failure is not None:
             raise self._failure
+        if self._lost is not None:
+            raise self._lost
         if status and not self._ending.asked:
             raise EngineError(
                 "llama.cpp's server did not start; its last lines on standard error say why"
@@ -88,8 +98,8 @@ class Server:
 
     @property
     def stopping(self) -> bool:
-        """A signal asked for the end: requests that are under way get no answer."""
-        return self._ending.asked
+        """The end is near: requests that are under way get no answer."""
+        return self._ending.asked or self._lost is not None
 
     def stop(self) -> None:
         """Have `run` return; may be called from any thread."""
@@ -106,10 +116,23 @@ class Server:
     def free(self, model: int) -> None:
         self._models.free(model)
 
+    def process(self, context: int, kind: int, batch: int) -> int:
+        status = int(binding.llama_process(context, kind, batch))
+        try:
+            if not status:
+                self._models.settle(context)
+        except WorkerError as error:
+            self._lost = error
+            # Not in this thread, which has yet to tell the requests.
+            threading.Timer(_TELLING_SECONDS, self._library.stop).start()
+            return FAILED
+        return status
+
     def failed(self, status: int) -> str:
         failure = device().take_failure()
         if self._ending.asked:
             return _STOPPING
+        failure = failure or self._lost
         if failure is not None:
             return str(failure)
         return f"llama.cpp could not compute this batch (status {status}); the log says why"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flexinfer.planning.kernels import Kernels
+from flexinfer.planning.split import Split
 from flexinfer.serve.arguments import Extra
 
 
@@ -15,6 +16,7 @@ class Settings:
     Attributes:
         kv: name and ggml's number of the KV cache's type.
         flags: llama-server's own, which are passed on.
+        split: which layers are at workers.
     """
 
     budget: int
@@ -37,4 +39,5 @@ class Settings:
     mmproj: str | None = None
     embeddings: bool = False
     idle_seconds: float = 0.0
+    split: Split | None = None
     flags: Extra = field(default_factory=Extra)

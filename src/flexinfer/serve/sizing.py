@@ -15,9 +15,9 @@ from flexinfer.planning.plan import MIN_UBATCH
 from flexinfer.sizes import format_size
 
 MIB = 1 << 20
-_MAX_CONTEXT = 4096
+LARGEST_CONTEXT = 4096
 MIN_CONTEXT = 512
-_MAX_UBATCH = 512
+LARGEST_UBATCH = 512
 _MAX_CHECKPOINTS = 8
 # Caches take at most this share of the budget.
 _CACHE_SHARE = 16
@@ -105,7 +105,7 @@ def decide(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
         BudgetError: they do not fit; says what is needed.
         RequestError: the wish cannot be met by this model.
     """
-    least = max(MIN_UBATCH, wish.slots * (1 + wish.drafts), _MAX_UBATCH if wish.projector else 0)
+    least = max(MIN_UBATCH, wish.slots * (1 + wish.drafts), LARGEST_UBATCH if wish.projector else 0)
     if wish.ubatch is not None and wish.ubatch < least:
         raise RequestError(
             f"--ubatch {wish.ubatch} cannot hold {wish.slots} slots in one pass; give {least} or "
@@ -113,7 +113,7 @@ def decide(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
         )
     wanted = _trained(catalogue)
     if wish.ctx is None:
-        wanted = min(wanted, _MAX_CONTEXT)
+        wanted = min(wanted, LARGEST_CONTEXT)
         ctx = _affordable(wish, wanted, forecast)
         instead = f"instead of {wanted}, whose cache would leave too little for weights"
     else:
@@ -132,8 +132,8 @@ def decide(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
 
 
 def _trained(catalogue: Catalogue) -> int:
-    known = catalogue.parameter("context_length", _MAX_CONTEXT)
-    return known if isinstance(known, int) and known > 0 else _MAX_CONTEXT
+    known = catalogue.parameter("context_length", LARGEST_CONTEXT)
+    return known if isinstance(known, int) and known > 0 else LARGEST_CONTEXT
 
 
 def _affordable(wish: Wish, ctx: int, forecast: Forecast) -> int:
@@ -222,7 +222,7 @@ def _checkpoint_bytes(catalogue: Catalogue, forecast: Forecast, ctx: int) -> int
 
 def _with_batch(sizes: Sizes, wish: Wish, forecast: Forecast) -> Sizes:
     """The batch that the plan of the model leaves; the engine plans the same again, exactly."""
-    wanted = wish.ubatch or max(_MAX_UBATCH, sizes.least_ubatch)
+    wanted = wish.ubatch or max(LARGEST_UBATCH, sizes.least_ubatch)
     wanted = min(wanted, max(sizes.total_ctx, sizes.least_ubatch))
     request = replace(
         forecast.request,

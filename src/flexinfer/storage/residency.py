@@ -97,14 +97,14 @@ class Residency:
 
     # -- a pass -------------------------------------------------------------------------------
 
-    def begin(self, sequence: Sequence[Part]) -> None:
-        """Start a pass over these loads.
+    def begin(self, sequence: Sequence[Part], following: Sequence[Part]) -> None:
+        """Start a pass, or the next graph of one, over these loads.
 
         Raises:
             ReadError: the model's files changed since they were opened.
         """
         self._reader.check()
-        self._stream.begin(sequence)
+        self._stream.begin(sequence, following)
 
     def ready(self, index: int) -> bool:
         return self._stream.ready(index)

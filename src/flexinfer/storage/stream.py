@@ -1,9 +1,9 @@
 """Streamed weights: reads run ahead of the computation through a ring, in the order of the graph.
 
 A `Stream` belongs to the thread that holds the model's pass lock; only the reader's threads work
-beside it. Loads are known by their index in the sequence of the running pass. After the last
-one the reads go on with the same sequence, which is what the next pass most likely wants; `begin`
-keeps what fits and drops the rest.
+beside it. Loads are known by their index in the sequence of the running graph. After the last
+one the reads go on with what most likely follows, by default the same sequence; `begin` keeps what
+fits and drops the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from flexinfer.errors import ReadError
@@ -69,6 +70,7 @@ class Stream:
         self._lookahead = lookahead
         self._waiting = waiting
         self._sequence: Sequence[Part] = ()
+        self._following: Sequence[Part] = ()
         self._entries: deque[_Entry] = deque()
         self._first = 0
         self._locked_ahead = 0
@@ -80,15 +82,20 @@ class Stream:
     def window(self) -> int:
         return self._ring.size
 
-    def begin(self, sequence: Sequence[Part]) -> None:
-        """Start a pass over `sequence`; reads that ran ahead and fit it are kept."""
+    def begin(self, sequence: Sequence[Part], following: Sequence[Part] | None = None) -> None:
+        """Start a pass over `sequence`; reads that ran ahead and fit it are kept.
+
+        `following` is read after it, in turns without end.
+        """
+        following = sequence if following is None else following
         keep = 0
-        for entry, part in zip(self._entries, sequence, strict=False):
+        for entry, part in zip(self._entries, chain(sequence, following), strict=False):
             if entry.part is not part:
                 break
             keep += 1
         self._drop_after(keep)
         self._sequence = sequence
+        self._following = following
         self._first = 0
         self._pump()
 
@@ -141,14 +148,15 @@ class Stream:
     def _pump(self) -> None:
         if not self._lookahead:
             return
-        limit = 2 * len(self._sequence)
+        limit = len(self._sequence) + len(self._following)
         while self._first + len(self._entries) < limit and self._start_next():
             pass
 
     def _start_next(self) -> bool:
         """Begin the next read of the sequence; False when there is no room for it yet."""
         position = self._first + len(self._entries)
-        part = self._sequence[position % len(self._sequence)]
+        beyond = position - len(self._sequence)
+        part = self._sequence[position] if beyond < 0 else self._following[beyond]
         if part.address:
             self._entries.append(_Entry(part, part.address, None, "none"))
             return True

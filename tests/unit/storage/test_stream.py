@@ -268,3 +268,28 @@ def test_no_room_is_left_beside_a_read_that_hangs(late: Bench) -> None:
         run(late, [one])
     late.reader.answer()  # type: ignore[attr-defined]
     assert run(late, [one]) == [2]
+
+
+def test_reads_go_on_with_what_follows(small: Bench) -> None:
+    first, second = [small.part(0)], [small.part(5), small.part(6)]
+    small.stream.begin(first, [*second, *first])
+    assert small.value(0) == 0
+    small.stream.release(1)
+    read = small.stream.counters.read_bytes
+    assert read == 4 * BLOCK, "the window is full: both, and the first again"
+    small.stream.begin(second, [*first, *second])
+    assert small.stream.counters.read_bytes == read + BLOCK, "nothing again, and one more"
+    assert [small.value(0), small.value(1)] == [5, 6]
+
+
+def test_a_graph_without_loads_keeps_what_follows_it(small: Bench) -> None:
+    second = [small.part(1), small.part(2)]
+    small.stream.begin(second, second)
+    assert [small.value(0), small.value(1)] == [1, 2]
+    small.stream.release(2)
+    read = small.stream.counters.read_bytes
+    small.stream.begin([], second)
+    assert small.stream.counters.read_bytes == read
+    small.stream.begin(second, [])
+    assert [small.value(0), small.value(1)] == [1, 2]
+    assert small.stream.counters.read_bytes == read

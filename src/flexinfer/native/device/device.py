@@ -4,9 +4,7 @@ llama.cpp hands this device every layer of a model that is loaded inside `Device
 each batch arrives in `graph_compute` as one graph with the order of all weights. The device only
 translates; what is computed when is decided by the `Runner` that owns the model.
 
-One for a process, as ggml has one registry. Its parts: `callbacks` keeps exceptions out of C,
-`phases` knows what each thread is about, `buffers` answers every allocation, `backends` are what
-llama.cpp hands its graphs to, `owners` who computes them.
+One for a process, as ggml has one registry. Its parts are the modules of this folder.
 """
 
 from __future__ import annotations
@@ -63,11 +61,6 @@ class Device:
     def address(self) -> int:
         """The ``ggml_backend_dev_t`` to name in ``llama_model_params.devices``."""
         return ctypes.addressof(self._device)
-
-    @property
-    def device_list(self) -> int:
-        """A NULL-terminated array with this device alone."""
-        return ctypes.addressof(self._list)
 
     @property
     def allocations(self) -> Allocations | None:
@@ -147,6 +140,10 @@ class Device:
         """Graphs that use these weights go to `runner` from now on."""
         self._owners.add((weight.address for weight in loading.weights), runner)
 
+    def own_others(self, runner: Runner) -> None:
+        """Graphs that use no weights of anybody go to `runner` from now on."""
+        self._owners.default = runner
+
     def disown(self, runner: Runner) -> None:
         self._owners.remove(runner)
 
@@ -166,7 +163,6 @@ class Device:
         cpu = mirror.BackendDevice.from_address(self._native.ggml_backend_reg_dev_get(cpu_reg, 0))
         self._reg = mirror.Reg()
         self._device = mirror.BackendDevice()
-        self._list = (ctypes.c_void_p * 2)(ctypes.addressof(self._device), None)
         self._build_registry()
         self._build_device(cpu)
 

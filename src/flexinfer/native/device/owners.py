@@ -19,9 +19,13 @@ class Runner(Protocol):
 
 
 class Owners:
-    """The runner of each weight that was loaded, by the address of its tensor."""
+    """The runner of each weight that was loaded, by the address of its tensor.
+
+    `default` computes graphs without any; None: they are computed as they are.
+    """
 
     def __init__(self) -> None:
+        self.default: Runner | None = None
         self._known: dict[int, Runner] = {}
         self.forget_others()
 
@@ -48,8 +52,10 @@ class Owners:
                 self._known.pop(address, None)
 
     def of(self, graph: CGraph) -> Runner | None:
-        """The owner of the first weight in `graph`; none for graphs that only move KV data."""
+        """The owner of the first weight in `graph`; the default for those that only move data."""
         known = self._known
+        if not known:
+            return self.default
         nodes = (ctypes.c_void_p * graph.n_nodes).from_address(graph.nodes)
         for node in nodes:
             for source in Tensor.from_address(node).src:
@@ -59,4 +65,4 @@ class Owners:
                     source = view
                 if source in known:
                     return known[source]
-        return None
+        return self.default

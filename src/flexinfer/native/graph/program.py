@@ -41,6 +41,7 @@ class Program:
     Attributes:
         steps: in order; together they cover every node.
         rows: of what the graph does with a weight first: the tokens of the batch.
+        place: of that weight among all; those that follow in one pass have later ones.
         sequence: the part of each load, in the order of use.
         version: of the layouts it was built for.
         foresight: guesses the routing of the layer after, for the routed steps where that works.
@@ -57,6 +58,7 @@ class Program:
         self._rows_kept = RowsKept(width) if width is not None else None
         self.steps: list[Step] = [Step(0)]
         self.rows = 0
+        self.place = -1
         self.sequence: list[Part] = []
         self._layouts = layouts
         self._nodes: list[int] = []
@@ -100,7 +102,9 @@ class Program:
             for position, source in enumerate(node.sources):
                 if source and (root := root_of(source, self._layouts)):
                     layout = self._layouts[root]
-                    self.rows = self.rows or prod(node.ne[1:])
+                    if self.place < 0:
+                        self.place = list(self._layouts).index(root)
+                        self.rows = prod(node.ne[1:])
                     if layout.experts:
                         self._route(node, position, layout, layout.experts)
                         return
