@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from flexinfer.engine.options import Options
+from flexinfer.errors import BudgetError
 from flexinfer.machine.machine import process_memory
+from flexinfer.memory.heap import trim_heap
 from flexinfer.memory.ledger import Ledger
+from flexinfer.planning import planner
+from flexinfer.planning.plan import Plan
+
+
+class Weights(Protocol):
+    """What a budget asks of an engine."""
+
+    @property
+    def charged(self) -> int:
+        """Bytes in the ledger for weights."""
+
+    def resize(self, room: int) -> object:
+        """Spend `room` bytes on weights from the next pass on."""
+
+
+class Held(Protocol):
+    """What a budget asks of the memory of weights."""
+
+    @property
+    def plan(self) -> Plan:
+        """What stays and what streams."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of its memory that the system backs now."""
 
 
 class Account:
@@ -16,17 +45,28 @@ class Account:
         ledger: of the process.
         options: how the model is to be opened; `budget` has what others left of its budget.
         forked: this process was forked from one that had models.
+        memory: anonymous and kernel bytes of this process.
     """
 
-    def __init__(self, ledger: Ledger, options: Options, *, forked: bool) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        options: Options,
+        *,
+        forked: bool,
+        memory: Callable[[], int] = process_memory,
+    ) -> None:
         # Buffers keep it as long as they live, so it must not lead to the model.
         self.owner = object()
         self.options = options
         self.overhead = 0
         self._ledger = ledger
+        self._memory = memory
         # The first model bears what the process was before it; later ones what they add, as do
         # those of a process that was forked, whose memory is mostly its parent's.
-        self._began = process_memory() if ledger.used or forked else 0
+        self._began = memory() if ledger.used or forked else 0
+        # What no account bears, whatever the others do.
+        self._aside = max(self._began - ledger.used, 0) if forked else 0
         self._charged_before = ledger.used
         if options.weight_memory is None:
             ledger.limit_to(self.owner, options.budget, asked=options.asked)
@@ -37,22 +77,57 @@ class Account:
         """Bytes that the process has come to take for this model, whatever its context."""
         # What was charged meanwhile, adapters for one, is not charged twice.
         meanwhile = self._ledger.used - self._charged_before
-        return process_memory() - self._began - meanwhile
+        return self._memory() - self._began - meanwhile
 
-    def charge_overhead(self, nbytes: int) -> None:
-        self.overhead = nbytes
-        self._ledger.charge("overhead", nbytes)
+    def hold(self, overhead: int) -> None:
+        """Book another overhead.
 
-    def limit_to(self, limit: int | None) -> None:
-        """Let the process use `limit` bytes from now on, as long as such a model is open."""
+        Raises:
+            BudgetError: it does not fit.
+        """
+        change = overhead - self.overhead
+        if change > 0:
+            self._ledger.charge("overhead", change)
+        else:
+            self._ledger.release("overhead", -change)
+        self.overhead = overhead
+
+    def change(self, nbytes: int, weights: Weights, held: Held) -> None:
+        """Let the process use `nbytes` from the next pass on; what is too much goes back now.
+
+        Raises:
+            BudgetError: they do not hold the smallest window; everything is as before.
+        """
+        limit, overhead, plan = self._ledger.limit, self.overhead, held.plan
+        try:
+            self._limit_to(nbytes)
+            self.hold(self._found(weights, held))
+            free = self._ledger.free or 0
+            weights.resize(weights.charged + free - planner.margin(nbytes))
+        except BudgetError:
+            self._limit_to(limit)
+            self.hold(overhead)
+            if held.plan is not plan:
+                weights.resize(plan.room)
+            raise
+        trim_heap()
+
+    def close(self) -> None:
+        """Give everything back that is not the weights'."""
+        self.hold(0)
+        self._ledger.unlimit(self.owner)
+
+    def _found(self, weights: Weights, held: Held) -> int:
+        """The overhead that the plan counted, or more where the process has grown beyond it."""
+        trim_heap()
+        beside = self._memory() - self._aside - held.resident_bytes
+        counted = self._ledger.used - weights.charged
+        return max(held.plan.costs.overhead, self.overhead + beside - counted)
+
+    def _limit_to(self, limit: int | None) -> None:
+        """Let the process use so much from now on, as long as such a model is open."""
         if limit is None:
             self._ledger.unlimit(self.owner)
         else:
             self._ledger.limit_to(self.owner, limit, asked=True)
         self._ledger.limit = limit
-
-    def close(self) -> None:
-        """Give everything back that is not the weights'."""
-        self._ledger.release("overhead", self.overhead)
-        self.overhead = 0
-        self._ledger.unlimit(self.owner)

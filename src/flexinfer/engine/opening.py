@@ -20,7 +20,7 @@ from flexinfer.engine.options import Options
 from flexinfer.engine.patching import replaced
 from flexinfer.engine.process_ledger import beside_others
 from flexinfer.engine.trials import Outputs, Trials
-from flexinfer.errors import BudgetError, EngineError, ModelFileError
+from flexinfer.errors import EngineError, ModelFileError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
@@ -90,14 +90,8 @@ class Opening:
             BudgetError: they do not hold the smallest window; everything is as before.
         """
         assert self.engine is not None
-        before = self._ledger.limit
-        self._account.limit_to(nbytes)
-        free = self._ledger.free or 0
-        try:
-            self.engine.resize(self.engine.charged + free - planner.margin(nbytes))
-        except BudgetError:
-            self._account.limit_to(before)
-            raise
+        assert self.storage is not None
+        self._account.change(nbytes, self.engine, self.storage)
 
     def memory_use(self) -> dict[str, int]:
         """Bytes of this model alone: locked, window, kv, compute, overhead."""
@@ -234,7 +228,7 @@ class Opening:
 
     def _carry_out(self, plan: Plan, held: list[Held]) -> None:
         assert self._loading is not None
-        self._account.charge_overhead(plan.costs.overhead)
+        self._account.hold(plan.costs.overhead)
         interrupt = Interrupt()
         memlock = self._options.memlock
         self.storage = Residency(

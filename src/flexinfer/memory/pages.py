@@ -6,6 +6,7 @@ and goes back to the system only when someone asks for bytes (`trim`) or on `clo
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from bisect import bisect_left, insort
 from dataclasses import dataclass
@@ -77,7 +78,10 @@ class Arena:
         self._map = map_unreserved(self.nbytes + PAGE, "memory for weights")
         self._lead = -address_of(self._map) % PAGE
         self.address = address_of(self._map) + self._lead
-        self._advise(mmap.MADV_HUGEPAGE, 0, self.nbytes)
+        whole = nbytes // PAGE * PAGE
+        self._advise(mmap.MADV_HUGEPAGE, 0, whole)
+        # Of the last one only what is used: others count this arena at the bytes they asked for.
+        self._advise(mmap.MADV_NOHUGEPAGE, whole, self.nbytes - whole)
         self._memory = memoryview(self._map)[self._lead : self._lead + self.nbytes]
         self._holes = [Slot(0, self.nbytes)]
         self._touched = bytearray(self.nbytes // PAGE)
@@ -174,6 +178,19 @@ class Arena:
                 given += self._drop(start, stop)
         return given
 
+    def settle(self, slot: Slot, *, filled: bool) -> Slot:
+        """Move an allocated slot to the first place that holds it, with its bytes where `filled`.
+
+        Pages that only it held go to the system. Other threads run meanwhile.
+        """
+        self.free(slot)
+        place = self.allocate(slot.nbytes)
+        if filled and place != slot:
+            self.view(place.offset, place.nbytes)
+            ctypes.memmove(self.address + place.offset, self.address + slot.offset, slot.nbytes)
+        self.trim(slot)
+        return place
+
     def empty(self, slot: Slot) -> None:
         """Give the 2 MiB pages that lie wholly in an allocated slot to the system.
 
@@ -217,4 +234,5 @@ class Arena:
             unlock_pages(self.address, self.nbytes)
 
     def _advise(self, advice: int, start: int, nbytes: int) -> None:
-        self._map.madvise(advice, self._lead + start, nbytes)
+        if nbytes:
+            self._map.madvise(advice, self._lead + start, nbytes)

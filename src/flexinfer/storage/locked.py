@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flexinfer.errors import ReadError
-from flexinfer.memory.pages import Arena, Slot
+from flexinfer.memory.pages import PAGE, Arena, Slot, round_up
 from flexinfer.reading.reader import Transfer
 from flexinfer.seam import Part
+
+# Plans count what parts take, and keep some pages beside it free; so much of those may be holes.
+_SCATTERED = PAGE
 
 
 class LockedSet:
@@ -36,6 +39,11 @@ class LockedSet:
         return sum(slot.nbytes for part, slot in self._slots.items() if part.address)
 
     @property
+    def resident(self) -> int:
+        """Bytes of memory that hold them, in whole pages."""
+        return 0 if self._arena is None else self._arena.resident
+
+    @property
     def pinned(self) -> bool:
         """Whether the system keeps all of it out of swap."""
         return self._arena is not None and self._arena.pinned
@@ -43,8 +51,9 @@ class LockedSet:
     def arrange(self, spans: Sequence[tuple[Part, int]]) -> None:
         """Reserve places for these parts between passes; only use makes them resident.
 
-        Plans that come and go leave holes. Where those are too small all parts get new places
-        and are read again.
+        Plans that come and go leave holes, whose pages are resident wherever a part touches them.
+        Where that is too much the parts move together: an address is good until the next call.
+        Where no hole is large enough, all parts get new places and are read again.
         """
         if self._arena is None:
             return
@@ -60,11 +69,29 @@ class LockedSet:
                 if not self._behind:
                     raise
                 # The others get theirs when they are read, if there is room by then.
+        if self._scattered() > _SCATTERED:
+            self._gather(self._arena)
 
     def _reserve(self, arena: Arena, spans: Sequence[tuple[Part, int]]) -> None:
         for part, span in spans:
             if part not in self._slots:
                 self._slots[part] = arena.allocate(span)
+
+    def _scattered(self) -> int:
+        """Bytes of pages that parts touch and do not fill."""
+        slots, reached, pages = sorted(self._slots.values()), 0, 0
+        for slot in slots:
+            first, reached_now = slot.offset // PAGE, round_up(slot.end, PAGE) // PAGE
+            pages += max(reached_now - max(first, reached), 0)
+            reached = max(reached, reached_now)
+        return pages * PAGE - sum(slot.nbytes for slot in slots)
+
+    def _gather(self, arena: Arena) -> None:
+        """Move all parts towards the start, in their order, so that none is written over."""
+        for part, slot in sorted(self._slots.items(), key=lambda one: one[1]):
+            place = self._slots[part] = arena.settle(slot, filled=bool(part.address))
+            if part.address:
+                part.address = arena.address + place.offset + self._leads[part]
 
     def place(self, part: Part, start: int, stop: int) -> tuple[int, memoryview]:
         """A place for the bytes `start` to `stop` of the file, which hold `part`.

@@ -91,6 +91,12 @@ class Residency:
         return self._locked.nbytes
 
     @property
+    def resident_bytes(self) -> int:
+        """Bytes that the system backs now, for whatever of the weights is held between passes."""
+        experts = 0 if self._experts is None else self._experts.resident
+        return self._locked.resident + self._stream.resident + experts
+
+    @property
     def experts(self) -> Experts | None:
         """What is known of experts that are held one by one; None where none are."""
         return self._known_experts if self._experts is not None else None

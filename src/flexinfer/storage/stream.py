@@ -82,6 +82,11 @@ class Stream:
     def window(self) -> int:
         return self._ring.size
 
+    @property
+    def resident(self) -> int:
+        """Bytes of memory behind the window, in whole pages."""
+        return 0 if self._arena is None else self._arena.resident
+
     def begin(self, sequence: Sequence[Part], following: Sequence[Part] | None = None) -> None:
         """Start a pass over `sequence`; reads that ran ahead and fit it are kept.
 
@@ -184,9 +189,8 @@ class Stream:
         offset = self._ring.push(stop - start)
         if offset is None or self._arena is None:
             return False
-        view = self._arena.view(offset, stop - start)
         address = self._arena.address + offset + part.offset - start
-        transfer = self._start(part, start, view, address)
+        transfer = self._start(part, start, self._arena.view(offset, stop - start), address)
         self.counters.read_bytes += stop - start
         self._entries.append(_Entry(part, address, transfer, "ring"))
         return True
@@ -237,8 +241,7 @@ class Stream:
     def _restart_cancelled(self) -> None:
         """`cancel` ends every read under way, also those that are kept: drop them as well."""
         for position, entry in enumerate(self._entries):
-            transfer = entry.transfer
-            if transfer is not None and transfer.error is not None:
+            if entry.transfer is not None and entry.transfer.error is not None:
                 self._drop_after(position)
                 return
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexinfer.machine.machine import process_memory
 from flexinfer.memory import pages
 from flexinfer.memory.pages import PAGE, Arena, Slot, address_of
 from flexinfer.sizes import ALIGNMENT
@@ -198,4 +199,33 @@ def test_an_emptied_slot_stays_allocated_and_counts_as_resident() -> None:
     arena.free(slot)
     assert arena.trim(slot) == 2 * PAGE
     view.release()
+    arena.close()
+
+
+def test_a_slot_settles_in_the_first_hole_with_its_bytes(arena: Arena) -> None:
+    first, second = arena.allocate(PAGE + 4096), arena.allocate(PAGE + 4096)
+    content = bytes(range(256)) * (second.nbytes // 256)
+    arena.view(first.offset, first.nbytes)
+    arena.view(second.offset, second.nbytes)[:] = content
+    arena.free(first)
+    place = arena.settle(second, filled=True)
+    assert place == Slot(0, second.nbytes)
+    assert bytes(arena.view(0, second.nbytes)) == content  # it lay over its own new place
+    assert (arena.used, arena.resident) == (second.nbytes, 2 * PAGE)
+    assert arena.settle(place, filled=True) == place
+    assert bytes(arena.view(0, second.nbytes)) == content
+
+
+def test_a_slot_that_was_not_filled_settles_without_memory(arena: Arena) -> None:
+    first, second = arena.allocate(PAGE), arena.allocate(PAGE)
+    arena.free(first)
+    assert arena.settle(second, filled=False).offset == 0
+    assert arena.resident == 0
+
+
+def test_only_what_is_used_of_the_last_page_is_backed() -> None:
+    arena = Arena(PAGE + 4096)
+    before = process_memory()
+    arena.view(PAGE, 4096)[:] = b"x" * 4096
+    assert process_memory() - before < PAGE // 2
     arena.close()

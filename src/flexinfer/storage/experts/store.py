@@ -56,6 +56,11 @@ class ExpertStore:
         held = sum(len(group.table.held) for group in self._groups)
         return f"<ExpertStore {held} experts in {len(self._groups)} groups, {self.window!r}>"
 
+    @property
+    def resident(self) -> int:
+        """Bytes of memory behind slots and window, in whole pages."""
+        return self._arena.resident + self.window.resident
+
     def fetch(self, batch: Batch) -> Iterator[Ready]:
         """Yield experts with the addresses of the wanted matrices as they arrive, each once.
 

@@ -44,6 +44,11 @@ class ExpertWindow:
         return f"<ExpertWindow {self._ring!r}>"
 
     @property
+    def resident(self) -> int:
+        """Bytes of memory behind it, in whole pages."""
+        return self._arena.resident
+
+    @property
     def busy(self) -> bool:
         """Some read may still write to the window."""
         return any(not passing.done for passing in self._passing)
