@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Llama", "__version__", "plan"]
+__all__ = ["Llama", "Server", "__version__", "plan"]
 
 if TYPE_CHECKING:
     from flexinfer.foretell import plan
     from flexinfer.llama import Llama
+    from flexinfer.server import Server
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from flexinfer.llama import Llama
 
         return Llama
+    if name == "Server":
+        from flexinfer.server import Server
+
+        return Server
     if name == "plan":
         from flexinfer.foretell import plan
 

@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
+from flexinfer import Server
 from flexinfer.bench.limits import LimitedGroup
+from flexinfer.errors import UnsupportedError
 
 # A child that does not start, or does not end when told to, is not waited for any longer.
 _START_SECONDS = 120
@@ -182,3 +184,13 @@ def _ready(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
             pytest.skip(said.splitlines()[-1])
         pytest.fail(f"the server did not start: {said[-3000:]}")
     return dict(json.loads(line))
+
+
+def started(model: object, **options: Any) -> Server:
+    """`flexinfer.Server`; skips where the server was not built."""
+    try:
+        return Server(str(model), **options)
+    except UnsupportedError as error:
+        if "flexinfer serve --build" in str(error):
+            pytest.skip(str(error))
+        raise

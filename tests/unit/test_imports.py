@@ -59,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
     | {"serve", "batch", "speculate", "workers"},
-    "": {"llama", "foretell"},
+    "server": {"serve.child", "serve.said"},
+    "": {"llama", "foretell", "server"},
     "__main__": {"cli"},
 }
 

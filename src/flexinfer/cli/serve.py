@@ -15,7 +15,9 @@ from flexinfer.cli.options import engine_options
 from flexinfer.cli.serving import serve_settings, until_lost
 from flexinfer.cli.slots import Slots
 from flexinfer.cli.streams import log, say
+from flexinfer.errors import FlexInferError
 from flexinfer.sizes import format_size
+from flexinfer.text import one_line
 
 if TYPE_CHECKING:
     from flexinfer.serve.models import ServedModel
@@ -47,7 +49,9 @@ class Duration(click.ParamType[float]):
 @engine_options
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
-@click.option("--api-key", help="Requests have to bring it.")
+@click.option(
+    "--api-key", envvar="FLEXINFER_API_KEY", show_envvar=True, help="Requests have to bring it."
+)
 @click.option("--cors-origins", default="localhost", show_default=True, help="Pages that may ask.")
 @click.option("--alias", help="The model's name in answers.")
 @click.option("--lora", multiple=True, type=click.Path(), help="An adapter; may be repeated.")
@@ -56,8 +60,8 @@ class Duration(click.ParamType[float]):
 @click.option("--idle-release", type=Duration(), help="Give weights back after so long, as 10min.")
 @click.option("--end-with-fd", type=click.IntRange(0), hidden=True)
 @click.option("--build", is_flag=True, help="Build llama.cpp's server, once: some minutes.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON when ready.")
-def command(model: str | None, build: bool, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON when ready, or why not.")
+def command(model: str | None, build: bool, as_json: bool, **options: Any) -> None:
     """Serve MODEL, a GGUF file or hf:user/repo[:quant|:file], over HTTP as llama-server does.
 
     Flags of llama-server itself follow after --; docs/serve.md lists those that are passed on.
@@ -68,11 +72,17 @@ def command(model: str | None, build: bool, **options: Any) -> None:
             return
     elif model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
-    _serve(model, **options)
+    try:
+        _serve(model, as_json, **options)
+    except FlexInferError as error:
+        if as_json:
+            said = {"raised": type(error).__name__, "message": one_line(str(error))}
+            say(json.dumps({"error": said}))
+        raise
 
 
 def _serve(
-    model: str, flags: tuple[str, ...], as_json: bool, end_with_fd: int | None, **options: Any
+    model: str, as_json: bool, flags: tuple[str, ...], end_with_fd: int | None, **options: Any
 ) -> None:
     from flexinfer.serve.ending import Ending
 
@@ -83,6 +93,7 @@ def _serve(
 
     library = ServerLibrary()
     catalogue = local_model(model, options)
+    log(f"{one_line(catalogue.name)}: measuring drive and processor where they are not known yet")
     settings = serve_settings(catalogue, flags, **options)
     from flexinfer.serve.planned import plan_server
     from flexinfer.serve.server import Server
@@ -91,6 +102,7 @@ def _serve(
     for line in planned.sizes.said:
         log(line)
     _warn(settings)
+    log(f"loading {planned.sizes.slots} slots of {planned.sizes.ctx} tokens")
 
     def started(served: ServedModel, port: int) -> None:
         _announce(settings, planned, served, port, as_json)

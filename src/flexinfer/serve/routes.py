@@ -84,4 +84,7 @@ def _wish(body: str) -> str | int:
 
 
 def _error(code: int, kind: str, error: Exception) -> str:
-    return json.dumps({"error": {"code": code, "message": str(error), "type": kind}})
+    raised = type(error).__name__
+    return json.dumps(
+        {"error": {"code": code, "message": str(error), "type": kind, "raised": raised}}
+    )
