@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from llama_cpp.llama_chat_format import MTMDChatHandler
 from support.projector import OPTIONS, describe, describe_plainly, handler, write_projector
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
-from flexinfer.errors import BudgetError, ModelNotFoundError
+from flexinfer.errors import BudgetError, ModelNotFoundError, RequestError
 from flexinfer.machine.machine import process_memory
 
 _WIDTH = 256  # of tiny-llama
@@ -58,6 +59,38 @@ def test_its_memory_is_charged_and_comes_from_the_weights(
     with pytest.raises(BudgetError, match="projector needs"):
         Llama(model, memory="2GiB", chat_handler=handler(projector), verbose=False, **OPTIONS)
     assert "projector" not in ledger.accounts
+
+
+_ECHO = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ 'x' * 9999999999 }}", "512 MiB"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "5 s"),
+        ("{{ raise_exception('no images') }}", "no images"),
+        ("{% for m in messages %}", "line 1"),
+    ],
+)
+def test_a_handler_renders_the_models_own_template_where_all_are_rendered(
+    tiny_model: TinyModel, tmp_path: Path, template: str, why: str
+) -> None:
+    """The template is a stranger's: it takes neither memory nor time of this process."""
+    projector = write_projector(tmp_path / "mmproj.gguf", _WIDTH)
+    with Llama(
+        str(tiny_model("tiny-llama", "q4_0")),
+        weight_memory="1MiB",
+        chat_handler=MTMDChatHandler(str(projector), verbose=False),
+        verbose=False,
+        **OPTIONS,
+    ) as llm:
+        # As if the file had it.
+        llm.metadata["tokenizer.chat_template"] = template
+        with pytest.raises(RequestError, match=why):
+            describe(llm)
+        llm.metadata["tokenizer.chat_template"] = _ECHO
+        assert describe(llm) == describe(llm)
 
 
 def test_a_projector_that_went_away(tiny_model: TinyModel, tmp_path: Path) -> None:

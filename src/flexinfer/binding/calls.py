@@ -21,6 +21,7 @@ from flexinfer.binding.check_request import (
     check_tokens,
 )
 from flexinfer.binding.check_schema import check_schemas
+from flexinfer.binding.handler_templates import template_of_stranger
 from flexinfer.binding.sampling import Chain, Survive, chain
 from flexinfer.binding.saving import Saving
 from flexinfer.errors import RequestError
@@ -100,7 +101,8 @@ class Calls(Saving):
         check_stops(asked.get("stop"))
         check_biases(asked.get("logit_bias"), self.n_vocab())
         try:
-            return super().create_chat_completion(*arguments, **options)
+            with template_of_stranger(self.metadata.get("tokenizer.chat_template")):
+                return super().create_chat_completion(*arguments, **options)
         except LlamaChatCompletionHandlerNotFoundException as error:
             raise RequestError(f"chat_format={self.chat_format!r} is not known: {error}") from error
 

@@ -127,6 +127,15 @@ class Child:
 _child = Child()
 
 
+def render_elsewhere(source: str, values: Mapping[str, Any]) -> str:
+    """The text of the template `source` for `values`, from the one child of this process.
+
+    Raises:
+        RequestError: it does not parse, refuses the values, or takes too much.
+    """
+    return _child.render(source, values)
+
+
 class ChatTemplate:
     """A formatter of the parent's kind: messages become a prompt.
 
@@ -153,7 +162,7 @@ class ChatTemplate:
             RequestError: the template does not parse, refuses them, or takes too much.
         """
         given = {**self._values, **values, "messages": messages, "add_generation_prompt": answer}
-        return _child.render(self._source, given)
+        return render_elsewhere(self._source, given)
 
     def __call__(
         self,
