@@ -134,6 +134,29 @@ def test_a_request_is_refused_and_the_next_one_is_answered(llm: Llama, name: str
     assert _complete()(llm)["choices"] == expected
 
 
+def test_a_grammar_that_is_read_in_ever_more_ways_is_given_up(llm: Llama) -> None:
+    """Each character doubles what llama.cpp keeps: without an end it would take hours."""
+    expected = llm("one", max_tokens=8, temperature=0.0)["choices"]
+    text = "root ::= [^0-9] root [1] | [^0-9] root [2]"
+    with pytest.raises(RequestError, match=r"takes longer than 10 s; give one whose alternatives"):
+        llm(
+            "one",
+            grammar=LlamaGrammar.from_string(text, verbose=False),
+            max_tokens=64,
+            temperature=0.0,
+        )
+    assert llm("one", max_tokens=8, temperature=0.0)["choices"] == expected
+
+
+def test_a_token_that_a_grammar_allows_and_cannot_follow_is_told(llm: Llama) -> None:
+    """A token by its number and one by its characters: llama.cpp throws where both may stand."""
+    expected = llm("one two", max_tokens=8, temperature=0.0)["choices"]
+    text = 'root ::= . <[5]>? !<[7]> "x"'
+    with pytest.raises(RequestError, match="cannot follow the grammar here, runtime_error"):
+        _complete(grammar=LlamaGrammar.from_string(text, verbose=False), max_tokens=12)(llm)
+    assert llm("one two", max_tokens=8, temperature=0.0)["choices"] == expected
+
+
 @pytest.mark.parametrize("end", ["temp", "stream"])
 def test_a_grammar_that_is_taken_still_holds(llm: Llama, end: str) -> None:
     grammar = LlamaGrammar.from_string('root ::= ("yes" | "no") "!"', verbose=False)

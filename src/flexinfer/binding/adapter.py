@@ -7,8 +7,8 @@ from typing import Any
 
 import llama_cpp
 
+from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.private import at_close
-from flexinfer.binding.sampling import Survive
 from flexinfer.errors import ModelFileError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.memory.pointers import float_cell
@@ -59,7 +59,7 @@ def _check(path: Any, model: Catalogue) -> None:
             )
 
 
-def load_adapter(llm: llama_cpp.Llama, path: str | None, survive: Survive[Any]) -> None:
+def load_adapter(llm: llama_cpp.Llama, path: str | None, survive: Survive) -> None:
     """Load the adapter in `path`, if any, and apply it by the class's `lora_scale`.
 
     Raises:

@@ -21,8 +21,9 @@ from flexinfer.binding.check_request import (
     check_tokens,
 )
 from flexinfer.binding.check_schema import check_schemas
+from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.handler_templates import template_of_stranger
-from flexinfer.binding.sampling import Chain, Survive, chain
+from flexinfer.binding.sampling import Chain, chain
 from flexinfer.binding.saving import Saving
 from flexinfer.errors import RequestError
 
@@ -36,7 +37,7 @@ class Calls(Saving):
 
     _batches: Batches
     # Makes a native call that may abort; see `sampling`.
-    _survive: Survive[Any]
+    _survive: Survive
 
     def __enter__(self: Own) -> Own:
         return self

@@ -7,7 +7,7 @@ logits, and Python loses what is raised in a callback. Here each is an error of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -16,11 +16,9 @@ import numpy.typing as npt
 from flexinfer.binding import private
 from flexinfer.binding.check_grammar import check_grammar
 from flexinfer.binding.check_request import INT32, check_sampling
+from flexinfer.binding.grammar_sampler import GrammarSampler, Survive, fields
 from flexinfer.errors import RequestError
 
-T = TypeVar("T")
-# Makes a native call that may abort; the second argument makes the error of its reason.
-Survive = Callable[[Callable[[], T], Callable[[str], Exception]], T]
 # How many tokens of the paper's estimate the first version of mirostat looks at.
 _MIROSTAT_TOKENS = 100
 
@@ -30,7 +28,7 @@ class Chain(private.Sampler):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None
-        self._native_grammar: Any = None
+        self._grammar: GrammarSampler | None = None
         super().__init__()
 
     def sample(self, ctx: Any, idx: int = -1) -> int:
@@ -51,9 +49,8 @@ class Chain(private.Sampler):  # type: ignore[misc]
     def close(self) -> None:
         """Free all samplers; may be called again."""
         super().close()
-        grammar, self._native_grammar = self._native_grammar, None
-        if grammar is not None:
-            llama_cpp.llama_sampler_free(grammar)
+        if self._grammar is not None:
+            self._grammar.close()
 
     def add_processors(
         self, processors: Iterable[Callable[..., Any]], tokens: Callable[[], npt.NDArray[np.intc]]
@@ -61,60 +58,40 @@ class Chain(private.Sampler):  # type: ignore[misc]
         """Let functions of tokens and logits change the logits."""
 
         def apply(candidates: Any) -> None:
-            logits = _candidates(candidates)["logit"]
+            array = candidates.contents
+            logits = fields(array.data, int(array.size))["logit"]
             for process in processors:
                 logits[:] = process(tokens(), logits)
 
         self.add_custom(self._kept(apply))
 
-    def add_checked_grammar(self, grammar: Any, tokens: int) -> None:
-        """Let a native grammar sampler choose among `tokens`; it never learns of one it forbids."""
-        allowed = np.zeros(tokens, bool)
-        self._native_grammar = grammar
-
-        def apply(candidates: Any) -> None:
-            llama_cpp.llama_sampler_apply(grammar, candidates)
-            found = _candidates(candidates)
-            allowed[:] = False
-            allowed[found["id"][found["logit"] > -np.inf]] = True
-            if not allowed.any():
-                raise RequestError(
-                    "the grammar allows none of the model's tokens here; give another grammar"
-                )
-
-        def accept(_: Any, token: int) -> None:
-            if self.failure is None and allowed[token]:
-                llama_cpp.llama_sampler_accept(grammar, token)
-
-        self.add_custom(self._kept(apply))
+    def add_grammar_sampler(self, grammar: GrammarSampler) -> None:
+        """Choose among what `grammar` allows."""
+        self._grammar = grammar
+        self.add_custom(self._kept(grammar.apply))
+        accept = self._kept(grammar.accept)
         custom = self.custom_samplers[-1][1]
-        custom.accept_kept = llama_cpp.llama_sampler_i_accept(accept)
+        custom.accept_kept = llama_cpp.llama_sampler_i_accept(lambda _, token: accept(token))
         custom.sampler.iface.contents.accept = custom.accept_kept
 
-    def _kept(self, apply: Callable[[Any], None]) -> Callable[[Any], None]:
-        """`apply`, whose failure is raised after the native call instead of being lost in it."""
+    def _kept(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
+        """`call`, whose failure is raised after the native call instead of being lost in it."""
 
-        def guarded(candidates: Any) -> None:
+        def guarded(given: Any) -> None:
             if self.failure is None:
                 try:
-                    apply(candidates)
+                    call(given)
                 except BaseException as error:
                     self.failure = error
 
         return guarded
 
 
-def _candidates(candidates: Any) -> npt.NDArray[Any]:
-    """A view of ``llama_token_data_array``: fields id, logit, p."""
-    array = candidates.contents
-    return np.ctypeslib.as_array(array.data, shape=(int(array.size),))
-
-
 def chain(
     llm: llama_cpp.Llama,
     options: Mapping[str, Any],
     seed: int,
-    survive: Survive[Any],
+    survive: Survive,
     known: Callable[[], npt.NDArray[np.intc]],
 ) -> Chain:
     """The samplers that the parent's options mean, in the parent's order.
@@ -139,7 +116,7 @@ def chain(
     )
     if options["grammar"] is not None:
         grammar = _parse(private.vocabulary(llm), options["grammar"], survive)
-        made.add_checked_grammar(grammar, llm.n_vocab())
+        made.add_grammar_sampler(GrammarSampler(grammar, llm.n_vocab(), survive))
     _add_choice(made, options, llm.n_vocab(), seed)
     return made
 
@@ -164,7 +141,7 @@ def _add_choice(made: Chain, options: Mapping[str, Any], tokens: int, seed: int)
         made.add_dist(seed)
 
 
-def _parse(vocabulary: Any, grammar: Any, survive: Survive[Any]) -> Any:
+def _parse(vocabulary: Any, grammar: Any, survive: Survive) -> Any:
     text, root = private.grammar_text(grammar)
     check_grammar(text, root)
     made = survive(

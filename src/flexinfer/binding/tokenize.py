@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.log import listen
 from flexinfer.binding.private import load_vocabulary, special_text
-from flexinfer.binding.sampling import Survive
 from flexinfer.errors import ModelFileError
 from flexinfer.memory.heap import trim_heap
 
 
-def read_vocabulary(path: str, *, verbose: bool, survive: Survive[Any]) -> Any:
+def read_vocabulary(path: str, *, verbose: bool, survive: Survive) -> Any:
     """The vocabulary of a model; the caller closes it.
 
     Raises:
@@ -37,7 +37,7 @@ def read_vocabulary(path: str, *, verbose: bool, survive: Survive[Any]) -> Any:
 Write = Callable[[str, str], tuple[str, bool]]
 
 
-def tokenize(path: str, write: Write, *, verbose: bool, survive: Survive[Any]) -> list[int]:
+def tokenize(path: str, write: Write, *, verbose: bool, survive: Survive) -> list[int]:
     """Token ids of the text that `write` makes.
 
     The beginning-of-text token is before them where the model wants one and `write` lacks it.

@@ -10,12 +10,14 @@ grammar, loading an adapter. They must not compute: the threads that help would 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from flexinfer.awake import POLL_SECONDS, AwakeClock
 from flexinfer.errors import FlexInferError, ModelFileError
 from flexinfer.memory.refusals import refused_to_library, start_thread
 from flexinfer.native import mirror
@@ -69,13 +71,15 @@ class Aborts:
         call: Callable[[], T],
         blame: Callable[[str], Exception],
         undo: Callable[[T], object] = lambda result: None,
+        seconds: float | None = None,
     ) -> T:
         """The result of `call`, which runs in another thread.
 
         Ctrl-C waits until the call is over; `undo` then frees the result that nobody gets.
 
         Args:
-            blame: makes the error of what did not hold, where ggml would have ended the process.
+            blame: makes the error of what did not hold, where ggml would have ended the process,
+                or of a call that takes longer than `seconds`: it goes on where nobody waits for it.
         """
         made: _Call[T] = _Call(call)
         thread = threading.Thread(
@@ -83,7 +87,10 @@ class Aborts:
         )
         with hold_interrupts() as held:
             start_thread(thread)
-            made.over.wait()
+            late = not _over_within(made.over, seconds)
+        if late:
+            _give_way(thread)
+            raise blame(f"it takes longer than {seconds:.0f} s")
         if made.aborted is not None:
             raise blame(_condition(made.aborted))
         thread.join()
@@ -114,6 +121,22 @@ class Aborts:
         call.aborted = text
         call.over.set()
         threading.Event().wait()
+
+
+def _over_within(over: threading.Event, seconds: float | None) -> bool:
+    if seconds is None:
+        return over.wait()
+    clock = AwakeClock()
+    while not over.wait(POLL_SECONDS):
+        if clock() >= seconds:
+            return over.is_set()
+    return True
+
+
+def _give_way(thread: threading.Thread) -> None:
+    """Let `thread` run only while nobody else wants the processor."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(thread.native_id or 0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def in_new_thread(call: Callable[[], T]) -> T:

@@ -103,12 +103,13 @@ class Device:
         call: Callable[[], T],
         blame: Callable[[str], Exception],
         undo: Callable[[T], object] = lambda result: None,
+        seconds: float | None = None,
     ) -> T:
         """The result of a call into llama.cpp that computes nothing; survives ggml's abort.
 
         Raises:
             Exception: what `blame` makes of the condition for which ggml would have ended the
-                process, or one that a callback kept.
+                process, or of a call that takes longer than `seconds`; one that a callback kept.
         """
 
         def checked() -> T:
@@ -118,7 +119,7 @@ class Device:
                 raise failure
             return result
 
-        return self._aborts.survive(self._scopes.taken_along(checked), blame, undo)
+        return self._aborts.survive(self._scopes.taken_along(checked), blame, undo, seconds)
 
     @property
     def forked(self) -> bool:
