@@ -28,7 +28,7 @@ class Chain(private.Sampler):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None
-        self._grammar: GrammarSampler | None = None
+        self._constraint: GrammarSampler | None = None
         super().__init__()
 
     def sample(self, ctx: Any, idx: int = -1) -> int:
@@ -49,8 +49,8 @@ class Chain(private.Sampler):  # type: ignore[misc]
     def close(self) -> None:
         """Free all samplers; may be called again."""
         super().close()
-        if self._grammar is not None:
-            self._grammar.close()
+        if self._constraint is not None:
+            self._constraint.close()
 
     def add_processors(
         self, processors: Iterable[Callable[..., Any]], tokens: Callable[[], npt.NDArray[np.intc]]
@@ -67,7 +67,7 @@ class Chain(private.Sampler):  # type: ignore[misc]
 
     def add_grammar_sampler(self, grammar: GrammarSampler) -> None:
         """Choose among what `grammar` allows."""
-        self._grammar = grammar
+        self._constraint = grammar
         self.add_custom(self._kept(grammar.apply))
         accept = self._kept(grammar.accept)
         custom = self.custom_samplers[-1][1]
