@@ -15,6 +15,7 @@ class PassStats:
         idle_s: in which no read was under way.
         read_bytes: from the drive.
         away_s: in which other devices computed, as far as nothing here did.
+        tokens: rows of all batches.
     """
 
     passes: int = 0
@@ -24,6 +25,7 @@ class PassStats:
     idle_s: float = 0.0
     read_bytes: int = 0
     away_s: float = 0.0
+    tokens: int = 0
 
     def __add__(self, other: PassStats) -> PassStats:
         return PassStats(
@@ -34,6 +36,7 @@ class PassStats:
             self.idle_s + other.idle_s,
             self.read_bytes + other.read_bytes,
             self.away_s + other.away_s,
+            self.tokens + other.tokens,
         )
 
     def __sub__(self, other: PassStats) -> PassStats:
@@ -45,4 +48,5 @@ class PassStats:
             self.idle_s - other.idle_s,
             self.read_bytes - other.read_bytes,
             self.away_s - other.away_s,
+            self.tokens - other.tokens,
         )

@@ -126,5 +126,6 @@ class Passes:
             idle_s=max(whole - traffic.busy_s, 0.0),
             read_bytes=traffic.read_bytes,
             away_s=max(whole - one.seconds, 0.0),
+            tokens=one.rows,
         )
         self._note(stats, one.rows, one.settled)

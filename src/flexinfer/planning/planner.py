@@ -107,6 +107,15 @@ def smallest_budget(weights: Sequence[Weight], request: Request, costs: CostsOf)
     return budget_for(least.total + Needs.of(weights).least)
 
 
+def budgets(plan: Plan, beside: int) -> tuple[int, int]:
+    """Bytes of the smallest budget that `refit` takes, and of one with which nothing is read.
+
+    `beside` bytes are used by everything but weights.
+    """
+    needs = Needs.of(plan.weights)
+    return budget_for(beside + needs.least), budget_for(beside + needs.whole)
+
+
 def margin(budget: int) -> int:
     """Bytes of the budget that no plan spends: what counting in pages and heaps misses."""
     return min(_MARGIN, budget // _MARGIN_SHARE)

@@ -38,6 +38,7 @@ def figures(model: ServedModel, ledger: Ledger) -> dict[str, Any]:
     seconds = stats.compute_s + stats.wait_s
     document = {
         "passes": stats.passes,
+        "tokens": stats.tokens,
         "segments": stats.segments,
         "read_bytes": engine.storage.traffic.read_bytes,
         "compute_s": stats.compute_s,

@@ -46,6 +46,11 @@ class Planned:
     files: dict[str, ModelFile]
     arguments: tuple[str, ...]
 
+    @property
+    def main(self) -> Catalogue:
+        """Of the model that answers."""
+        return next(iter(self.files.values())).catalogue
+
 
 def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
     """Plan before anything is started.

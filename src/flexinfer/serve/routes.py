@@ -10,10 +10,14 @@ from flexinfer.errors import BudgetError, FlexInferError, RequestError, SizeErro
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.memory.ledger import Ledger
+from flexinfer.planning import planner
+from flexinfer.serve.document import page
 from flexinfer.serve.figures import figures, metrics
 from flexinfer.serve.models import ServedModel
+from flexinfer.serve.tensors import located, tensors
 
 _JSON = "application/json; charset=utf-8"
+_PAGE = "GET /"
 
 
 class Routes:
@@ -30,13 +34,16 @@ class Routes:
         self._known: dict[str, Callable[[str], dict[str, Any]]] = {
             "GET /engine/plan": lambda body: self._plan(),
             "GET /engine/stats": lambda body: figures(self._model(), self._ledger),
+            "GET /engine/tensors": lambda body: located(self._model()),
             "POST /engine/memory": self._memory,
             "POST /engine/release": lambda body: self._release(),
         }
-        self.names = tuple(self._known)
+        self.names = (_PAGE, *self._known)
 
     def answer(self, route: str, body: str) -> tuple[int, str, str]:
         """Status, content type and text; whatever goes wrong is an error document."""
+        if route == _PAGE:
+            return 200, "text/html; charset=utf-8", page()
         try:
             if route == "GET /metrics":
                 return 200, "text/plain", metrics(figures(self._model(), self._ledger))
@@ -48,19 +55,31 @@ class Routes:
 
     def _plan(self) -> dict[str, Any]:
         plan = self._model().plan
-        document = {"server": self._about, "mode": plan.mode, **plan.to_json()}
+        server = {**self._about, "memory": self._range()}
+        document = {"server": server, "mode": plan.mode, **plan.to_json()}
         document["kernels"] = plan.rates.kernels.value
         document["reference"] = plan.rates.kernels.reference
         document["weights"] = len(plan.weights)
         document["locked_rows"] = sum(plan.locked_rows)
         return {
             **document,
+            "tensors": tensors(plan),
             "weight_bytes": plan.weight_bytes,
             "locked_bytes": plan.locked_bytes,
             "streamed_bytes": plan.streamed_bytes,
             "bound_tok_s": plan.bound_tok_s,
             "expected_tok_s": plan.expected_tok_s,
         }
+
+    def _range(self) -> dict[str, int] | None:
+        """Between which bytes the budget can be set; None where none is kept."""
+        if self._ledger.limit is None:
+            return None
+        engine = self._model().engine
+        beside = self._ledger.used - engine.charged
+        least, most = planner.budgets(engine.storage.plan, beside)
+        most = min(max(most, self._ledger.limit), Machine.detect().ceiling)
+        return {"least": least, "most": max(most, least)}
 
     def _memory(self, body: str) -> dict[str, Any]:
         wanted = granted_budget(_wish(body), Machine.detect())

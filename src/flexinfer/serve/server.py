@@ -11,6 +11,7 @@ import llama_cpp.llama_cpp as binding
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.errors import EngineError, WorkerError
 from flexinfer.native.device.device import device
+from flexinfer.serve.about import about
 from flexinfer.serve.ending import Ending
 from flexinfer.serve.library import FAILED, ServerLibrary
 from flexinfer.serve.listening import check_port
@@ -60,9 +61,8 @@ class Server:
         self._watch: Watch | None = None
         self._failure: BaseException | None = None
         self._lost: WorkerError | None = None
-        sizes = planned.sizes
-        about = {"slots": sizes.slots, "slot_ctx": sizes.ctx, "said": list(sizes.said)}
-        self._routes = Routes(self._model, self._ledger, about)
+        told = about(settings, planned.sizes, planned.main)
+        self._routes = Routes(self._model, self._ledger, told)
 
     def run(self) -> int:
         """Serve until a signal ends it; returns the exit status.

@@ -19,6 +19,7 @@ from flexinfer.storage.experts.reads import MatrixReads
 from flexinfer.storage.experts.store import ExpertStore
 from flexinfer.storage.layouts import Held, expert_groups, lay_out, locked_parts
 from flexinfer.storage.locked import LockedSet
+from flexinfer.storage.presence import Presence, look
 from flexinfer.storage.rows import RowStore
 from flexinfer.storage.stream import Stream
 
@@ -95,6 +96,11 @@ class Residency:
         """Bytes that the system backs now, for whatever of the weights is held between passes."""
         experts = 0 if self._experts is None else self._experts.resident
         return self._locked.resident + self._stream.resident + experts
+
+    @property
+    def presence(self) -> Presence:
+        """Where the bytes of each weight are now; any thread may ask, during a pass, too."""
+        return look(self._held, self.layouts, self._stream, self._experts)
 
     @property
     def experts(self) -> Experts | None:

@@ -79,8 +79,10 @@ class Stream:
         return f"<Stream {self._ring!r} {len(self._entries)} loads from {self._first}>"
 
     @property
-    def window(self) -> int:
-        return self._ring.size
+    def passing(self) -> list[tuple[str, int]]:
+        """Weights and bytes in the window at this moment; any thread may ask."""
+        parts = [entry.part for entry in list(self._entries) if entry.place == "ring"]
+        return [(part.name, part.nbytes) for part in parts]
 
     @property
     def resident(self) -> int:

@@ -69,6 +69,7 @@ def test_a_graph_of_earlier_weights_begins_the_next_pass() -> None:
         bench.compute(second, Traffic(), 1.0)
     assert [(stats.passes, rows) for stats, rows, _ in bench.noted] == [(1, 32), (1, 32)]
     assert [stats.away_s for stats, _, _ in bench.noted] == [1.0, 1.0]
+    assert [stats.tokens for stats, _, _ in bench.noted] == [32, 32]
     bench.passes.settle(Traffic())
     bench.passes.settle(Traffic())
     assert len(bench.noted) == 3

@@ -20,6 +20,7 @@ from flexinfer.storage.ring import Ring
 @dataclass
 class _Passing:
     expert: int
+    matrices: Sequence[Matrix]
     addresses: tuple[int, ...]
     transfers: list[Transfer]
 
@@ -52,6 +53,12 @@ class ExpertWindow:
     def busy(self) -> bool:
         """Some read may still write to the window."""
         return any(not passing.done for passing in self._passing)
+
+    @property
+    def passing(self) -> list[tuple[str, int]]:
+        """Weights and bytes in the window at this moment; any thread may ask."""
+        matrices = [matrix for one in list(self._passing) for matrix in one.matrices]
+        return [(matrix.name, matrix.nbytes) for matrix in matrices]
 
     def begin(self, matrices: Sequence[Matrix], experts: Sequence[int]) -> deque[int]:
         """Start to read these matrices of `experts`; returns what did not fit yet."""
@@ -122,7 +129,7 @@ class ExpertWindow:
             transfers.append(transfer)
             addresses.append(address)
             place += matrix.span
-        self._passing.append(_Passing(expert, tuple(addresses), transfers))
+        self._passing.append(_Passing(expert, matrices, tuple(addresses), transfers))
 
     def _finish_all(self, matrices: Sequence[Matrix]) -> None:
         """Wait until nothing writes to the window; nobody wants what was read."""

@@ -1,0 +1,33 @@
+"""What is told of the server itself, beside the plan of its model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.serve.arguments import Extra
+from flexinfer.serve.settings import Settings
+from flexinfer.serve.sizing import Sizes
+
+_TEMPLATES = {"--chat-template", "--chat-template-file"}
+_RANKS = {"--rerank", "--reranking"}
+
+
+def about(settings: Settings, sizes: Sizes, catalogue: Catalogue) -> dict[str, Any]:
+    """Name of the model, slots and what gave way for them, and what it answers with."""
+    return {
+        "model": settings.alias or catalogue.name,
+        "slots": sizes.slots,
+        "slot_ctx": sizes.ctx,
+        "answers": _answers(settings.embeddings, settings.flags, catalogue),
+        "said": list(sizes.said),
+    }
+
+
+def _answers(embeddings: bool, flags: Extra, catalogue: Catalogue) -> str:
+    """ "chat", "text" where the model has no chat template, "vectors" where it gives no text."""
+    given = set(flags.flags)
+    if embeddings or given & _RANKS:
+        return "vectors"
+    own = any(key.startswith("tokenizer.chat_template") for key in catalogue.metadata)
+    return "chat" if own or given & _TEMPLATES else "text"

@@ -1,0 +1,98 @@
+"use strict";
+/* What stays in this browser: conversations, one entry each, so that two tabs do not overwrite each
+   other's; the key; the colours. A browser that keeps nothing is no error: it lasts as long as the page. */
+const store = (() => {
+  const PREFIX = "flexinfer.conversation.";
+  const memory = new Map();
+
+  function read(name) {
+    try {
+      return localStorage.getItem(name) ?? memory.get(name) ?? null;
+    } catch {
+      return memory.get(name) ?? null;
+    }
+  }
+
+  /** Returns whether the browser keeps it. */
+  function write(name, text) {
+    memory.set(name, text);
+    try {
+      localStorage.setItem(name, text);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  function remove(name) {
+    memory.delete(name);
+    try {
+      localStorage.removeItem(name);
+    } catch { /* then nothing was kept */ }
+  }
+
+  function names() {
+    const found = new Set(memory.keys());
+    try {
+      for (let i = 0; i < localStorage.length; i++) found.add(localStorage.key(i));
+    } catch { /* then nothing was kept */ }
+    return [...found].filter((name) => name.startsWith(PREFIX));
+  }
+
+  const isText = (value) => typeof value === "string";
+
+  /** What is not as it was written, by another version or by hand, is left out. */
+  function parse(text) {
+    try {
+      const found = JSON.parse(text);
+      if (!isText(found.id) || !Array.isArray(found.messages)) return null;
+      const messages = found.messages.filter(
+        (one) => ["user", "assistant"].includes(one?.role) && isText(one.content));
+      for (const one of messages) {
+        one.images = Array.isArray(one.images) ? one.images.filter((url) => /^data:image\//.test(url)) : [];
+      }
+      return {
+        id: found.id, messages,
+        system: isText(found.system) ? found.system : "",
+        changed: Number(found.changed) || 0,
+      };
+    } catch {
+      return null;
+    }
+  }
+
+  return {
+    read, write, remove, PREFIX,
+
+    /** An empty conversation, kept once something is said in it. */
+    begin() {
+      const id = Array.from(crypto.getRandomValues(new Uint8Array(9)), (n) => n.toString(36)).join("");
+      return { id, system: "", messages: [], changed: Date.now() };
+    },
+
+    load(id) {
+      const text = read(PREFIX + id);
+      return text === null ? null : parse(text);
+    },
+
+    /** All, the one changed last first. */
+    all() {
+      return names().map((name) => parse(read(name))).filter(Boolean).sort((a, b) => b.changed - a.changed);
+    },
+
+    /** Returns whether the browser keeps it. */
+    save(conversation) {
+      return write(PREFIX + conversation.id, JSON.stringify(conversation));
+    },
+
+    forget(id) {
+      remove(PREFIX + id);
+    },
+
+    title(conversation) {
+      const first = conversation.messages.find((one) => one.role === "user");
+      const line = first?.content.trim().split("\n")[0].slice(0, 80);
+      return line || (first ? "An image" : "New conversation");
+    },
+  };
+})();
