@@ -36,6 +36,8 @@ using handler_t = server_http_context::handler_t;
 
 std::atomic<bool> stopping{false};
 std::atomic<int> port{0};
+// Requests for text or vectors that are not yet answered, those that wait for a slot among them.
+std::atomic<int64_t> requests{0};
 std::mutex failure_lock;
 std::string failure;
 
@@ -60,15 +62,27 @@ reply ask(const std::string & route, const std::string & body) {
     return got;
 }
 
-handler_t ours(const std::string & route) {
-    return [route](const server_http_req & req) -> server_http_res_ptr {
-        const reply got = ask(route, req.body);
+// The body of a GET of ours is what the server itself counts.
+handler_t ours(const std::string & method, const std::string & path) {
+    return [method, path](const server_http_req & req) -> server_http_res_ptr {
+        const reply got = ask(method + " " + path,
+            method == "GET" ? safe_json_to_str({{"requests", requests.load()}}) : req.body);
         auto res = std::make_unique<server_http_res>();
         res->status = got.status;
         res->content_type = got.type;
         res->data = got.data;
+        if (path == "/") {
+            res->headers = {{"X-Frame-Options", "DENY"}, {"X-Content-Type-Options", "nosniff"},
+                            {"Referrer-Policy", "no-referrer"}, {"Cache-Control", "no-cache"}};
+        }
         return res;
     };
+}
+
+// Counts a request as long as it lives.
+std::shared_ptr<void> counted() {
+    requests++;
+    return {nullptr, [](void *) { requests--; }};
 }
 
 // Requests are read a few at a time, so that together they take no more than was planned.
@@ -160,6 +174,7 @@ handler_t ended(const handler_t & handler) {
         }
         auto & closed = const_cast<std::function<bool()> &>(req.should_stop);
         closed = [closed] { return stopping.load() || closed(); };
+        const auto one = counted();
         auto res = handler(req);
         if (!res->is_stream()) {
             if (stopping && res->data.empty()) {
@@ -168,7 +183,7 @@ handler_t ended(const handler_t & handler) {
             }
             return res;
         }
-        res->next = [next = std::move(res->next), path = req.path](std::string & output) {
+        res->next = [next = std::move(res->next), path = req.path, one](std::string & output) {
             const bool more = next(output);
             const auto says = [&output](const char * text) { return output.find(text) != std::string::npos; };
             if (!more && stopping && !says("[DONE]") && !says("\"error\"")) {
@@ -211,9 +226,9 @@ bool flexinfer_http::start() {
     std::istringstream routes(flexinfer_hooks.routes);
     for (std::string method, path; routes >> method >> path;) {
         if (method == "GET") {
-            server_http_context::get(path, ours("GET " + path));
+            server_http_context::get(path, ours(method, path));
         } else {
-            server_http_context::post(path, ours("POST " + path));
+            server_http_context::post(path, ours(method, path));
         }
     }
     const bool started = server_http_context::start();

@@ -15,7 +15,7 @@ struct flexinfer_hooks {
     void (*failed)(int32_t status);
     /* The model is loaded; anything but 0: do not serve. */
     int64_t (*ready)(int64_t port);
-    /* Answers a route of ours by calling flexinfer_reply. */
+    /* Answers a route of ours by calling flexinfer_reply; `body` of a GET is what the server counts. */
     void (*answer)(const char * route, const char * body, void * reply);
     /* Our routes, as "GET /engine/plan\nPOST /engine/memory". */
     const char * routes;

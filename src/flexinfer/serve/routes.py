@@ -33,7 +33,7 @@ class Routes:
         self._about = about
         self._known: dict[str, Callable[[str], dict[str, Any]]] = {
             "GET /engine/plan": lambda body: self._plan(),
-            "GET /engine/stats": lambda body: figures(self._model(), self._ledger),
+            "GET /engine/stats": self._stats,
             "GET /engine/tensors": lambda body: located(self._model()),
             "POST /engine/memory": self._memory,
             "POST /engine/release": lambda body: self._release(),
@@ -52,6 +52,9 @@ class Routes:
             return 400, _JSON, _error(400, "invalid_request_error", error)
         except FlexInferError as error:
             return 500, _JSON, _error(500, "server_error", error)
+
+    def _stats(self, counted: str) -> dict[str, Any]:
+        return {**figures(self._model(), self._ledger), **json.loads(counted or "{}")}
 
     def _plan(self) -> dict[str, Any]:
         plan = self._model().plan

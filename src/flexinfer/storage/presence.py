@@ -1,4 +1,4 @@
-"""Where the bytes of each weight are at this moment: locked, passing through, or expert by expert."""
+"""Where the bytes of each weight are now: locked, passing through, or expert by expert."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flexinfer.seam import Layout
+from flexinfer.storage.experts.store import ExpertStore
 from flexinfer.storage.layouts import Held
+from flexinfer.storage.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,25 @@ class Presence:
     experts: tuple[int, ...]
 
 
+def look(
+    held: Sequence[Held],
+    layouts: Mapping[int, Layout],
+    stream: Stream,
+    store: ExpertStore | None,
+) -> Presence:
+    """Look at all of it once; a pass may go on meanwhile."""
+    if store is None:
+        return presence(held, layouts, stream.passing, ())
+    return presence(held, layouts, stream.passing + store.window.passing, store.experts.resident)
+
+
 def presence(
     held: Sequence[Held],
     layouts: Mapping[int, Layout],
     passing: Iterable[tuple[str, int]],
     resident: Sequence[Sequence[int]],
 ) -> Presence:
-    """Look at all of it once; a pass may go on meanwhile.
+    """What that comes to.
 
     Args:
         held: all weights, in the order of the plan.

@@ -26,6 +26,7 @@ from flexinfer.planning.fitting import everything
 from flexinfer.planning.plan import MIN_UBATCH, Costs, Plan, Request
 from flexinfer.planning.planner import (
     adaptive_window,
+    budgets,
     margin,
     plan,
     refit,
@@ -323,6 +324,17 @@ def test_refit_refuses_what_no_step_can_do_with() -> None:
         refit(made, 700 << 10)
     with pytest.raises(BudgetError, match="0 B are left"):
         refit(made, -5)
+
+
+def test_budgets_reach_from_the_smallest_step_to_everything() -> None:
+    made = given_way(2350)
+    beside = 200 * MIB
+    least, most = budgets(made, beside)
+    assert refit(made, least - beside - margin(least)).streamed_bytes > 0
+    with pytest.raises(BudgetError):
+        refit(made, least - 2 * MIB - beside - margin(least))
+    assert refit(made, most - beside - margin(most)).streamed_bytes == 0
+    assert refit(made, most - 4 * MIB - beside - margin(most)).streamed_bytes > 0
 
 
 def test_a_cap_on_weights_asks_nothing_of_the_process() -> None:

@@ -35,7 +35,7 @@ const answer = (() => {
     if (reason) message.ended = reason === "length" || reason === "limit" ? "length" : "whole";
   }
 
-  function note(message, tokens) {
+  function note(message, plain) {
     const timings = message.timings;
     delete message.timings;
     delete message.progress;
@@ -43,7 +43,7 @@ const answer = (() => {
       `${timings.predicted_n} ${timings.predicted_n === 1 ? "token" : "tokens"}`,
       `${sizes.rate(timings.predicted_per_second)} tokens/s`] : [];
     if (message.ended === "stopped") words.unshift("Stopped");
-    if (message.ended === "length") words.unshift(tokens ? "Goes on" : "Cut at the end of its context");
+    if (message.ended === "length" && !plain) words.unshift("Cut at the end of its context");
     message.note = words.join(" · ");
   }
 

@@ -2,12 +2,14 @@
 /* The budget: what it is spent on, a slider that changes it, and weights given back. */
 const budget = (() => {
   const $ = (id) => document.getElementById(id);
+  // Arrow keys come one by one.
+  const SETTLE_MS = 400;
   const MIB = 2 ** 20;
   const PARTS = [
-    ["overhead", "process"], ["server", "requests"], ["kv", "KV cache"], ["compute", "buffers"],
+    ["overhead", "process"], ["server", "kept for requests"], ["kv", "KV cache"], ["compute", "buffers"],
     ["locked", "weights"], ["experts", "experts"], ["window", "window"], ["free", "free"]];
   const slider = $("budget");
-  let shown = "", held = false, onChanged = () => {};
+  let shown = "", held = false, changing = false, soon = 0, onChanged = () => {};
 
   function say(words) {
     $("budget-said").textContent = words;
@@ -19,18 +21,21 @@ const budget = (() => {
     slider.setAttribute("aria-valuetext", text);
   };
 
+  /** Set what the slider says; what it says by then, once that is done. */
   async function change() {
-    const wanted = slider.value * MIB;
-    slider.disabled = true;
-    say("Changing after the pass that runs.");
-    try {
-      await api.json("engine/memory", { body: { memory: wanted } });
-      say("");
-    } catch (error) {
-      say(error.message);
+    if (changing) return;
+    changing = true;
+    for (let wanted = null; wanted !== slider.value && held;) {
+      wanted = slider.value;
+      say("Changing after the pass that runs.");
+      try {
+        await api.json("engine/memory", { body: { memory: wanted * MIB } });
+        say("");
+      } catch (error) {
+        say(error.message);
+      }
     }
-    held = slider.disabled = false;
-    slider.focus();
+    held = changing = false;
     onChanged();
   }
 
@@ -61,7 +66,7 @@ const budget = (() => {
 
   // While it is dragged it is the user's.
   slider.addEventListener("input", () => { held = true; label(); });
-  slider.addEventListener("change", change);
+  slider.addEventListener("change", () => { clearTimeout(soon); soon = setTimeout(change, SETTLE_MS); });
   $("release").addEventListener("click", release);
 
   return {

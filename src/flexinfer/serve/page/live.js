@@ -28,8 +28,8 @@ const live = (() => {
     const writes = now && now.rows <= server.slots;
     history.push(writes ? now.passRate : 0);
     if (history.length > KEPT) history.shift();
-    set("rate", now ? sizes.rate(now.passRate * now.rows) : "–");
-    set("rate-unit", now && !writes ? "tokens/s, reading a prompt" : "tokens/s");
+    set("rate", now ? sizes.rate(now.passRate * now.rows) : "Idle");
+    set("rate-unit", now ? `tokens/s${writes ? "" : ", reading a prompt"}` : "");
     const bound = stats.bound_tok_s;
     const words = [`Bound for one answer: ${sizes.rate(bound)} tokens/s`];
     if (writes) words.push(`${sizes.percent(now.passRate / bound)} of it reached`);
@@ -105,6 +105,16 @@ const live = (() => {
     showSlots(slots, stats.requests);
   }
 
+  /** A server that is gone may come back with another model. */
+  function failed(error) {
+    if (error.status === 0 || error.status === 503) {
+      server = null;
+      main.begin();
+    } else if (error.status !== 401) {
+      timer = setTimeout(tick, EVERY_MS);
+    }
+  }
+
   async function tick() {
     clearTimeout(timer);
     if (asking || !server || !visible()) return;
@@ -112,12 +122,13 @@ const live = (() => {
     try {
       await look();
       main.state("");
+      timer = setTimeout(tick, EVERY_MS);
     } catch (error) {
       before = null;
       main.state(error.message, true);
+      failed(error);
     }
     asking = false;
-    timer = setTimeout(tick, EVERY_MS);
   }
 
   document.addEventListener("visibilitychange", () => { before = null; tick(); });

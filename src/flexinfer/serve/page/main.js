@@ -29,19 +29,25 @@ const main = (() => {
     });
   }
 
+  function offerKey(wanted = false) {
+    $("forget-key").hidden = !wanted && !api.hasKey;
+    $("forget-key").textContent = api.hasKey ? "Forget key" : "Enter key";
+  }
+
+  /** Once the server answers; also when another one does in its place. */
   async function begin() {
     try {
       const [plan, props] = await Promise.all([api.json("engine/plan"), api.json("props")]);
       $("model").textContent = plan.server.model;
       document.title = `${plan.server.model} · flexinfer`;
       chat.serve({ kind: plan.server.answers, sees: Boolean(props.modalities?.vision) });
-      $("forget-key").hidden = !api.hasKey;
+      offerKey();
       state("");
       live.begin(plan);
     } catch (error) {
       state(error.status === 503 ? "Loading the model" : error.message, error.status !== 503);
       if (error.status !== 401) setTimeout(begin, RETRY_MS);
-      else $("forget-key").hidden = false;
+      else offerKey(true);
     }
   }
 
@@ -67,5 +73,5 @@ const main = (() => {
     begin();
     $("prompt").focus();
   }
-  return { state };
+  return { state, begin };
 })();

@@ -3,23 +3,26 @@
    other's; the key; the colours. A browser that keeps nothing is no error: it lasts as long as the page. */
 const store = (() => {
   const PREFIX = "flexinfer.conversation.";
+  // What the browser did not take.
   const memory = new Map();
 
   function read(name) {
+    if (memory.has(name)) return memory.get(name);
     try {
-      return localStorage.getItem(name) ?? memory.get(name) ?? null;
+      return localStorage.getItem(name);
     } catch {
-      return memory.get(name) ?? null;
+      return null;
     }
   }
 
   /** Returns whether the browser keeps it. */
   function write(name, text) {
-    memory.set(name, text);
     try {
       localStorage.setItem(name, text);
+      memory.delete(name);
       return true;
     } catch {
+      memory.set(name, text);
       return false;
     }
   }

@@ -1,0 +1,166 @@
+"""What the page of `flexinfer serve` costs: its first paint, and the rate while it is watched.
+
+    python benchmarks/page.py MODEL --memory 2GiB
+
+First paint is Chromium's own figure, from the start of the navigation, in a browser that knows
+nothing of the page, while nothing is answered and while an answer is computed. The rate is that of
+one answer, in rounds of blank page, live view, routes alone, live view, blank page, on the same
+machine as the browser; "routes" asks at the page's pace without a browser that draws. The figure is
+the median of the per-round ratios to the blank page. Needs chromium and playwright.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+import httpx
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+_ROUTES = ("engine/stats", "engine/tensors", "slots")
+_FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+_PROMPT = {"prompt": [3, 4, 5], "ignore_eos": True, "cache_prompt": False}
+
+
+@contextmanager
+def serving(model: str, memory: str) -> Iterator[str]:
+    """The address of a server of that model."""
+    options = ("--memory", memory, "--ctx", "2048", "--port", "0", "--json")
+    command = [sys.executable, "-m", "flexinfer", "serve", model, *options]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if not line:
+            raise click.ClickException(f"the server ended with status {server.wait()}")
+        yield str(json.loads(line)["address"])
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    if path is None:
+        raise click.ClickException("there is no chromium: apt-get install chromium")
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=options)
+        yield browser
+        browser.close()
+
+
+def rate(address: str, tokens: int) -> float:
+    """Tokens a second of one answer."""
+    answer = httpx.post(f"{address}/completion", json=_PROMPT | {"n_predict": tokens}, timeout=600)
+    return float(answer.raise_for_status().json()["timings"]["predicted_per_second"])
+
+
+def first_paints(browser: Browser, address: str, times: int) -> list[float]:
+    """Milliseconds from navigation to the first content, of as many visitors."""
+    found = []
+    for _ in range(times):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{address}/")
+        page.locator("#model:not(:empty)").wait_for()
+        found.append(float(page.evaluate(_FIRST_PAINT)))
+        context.close()
+    return found
+
+
+@contextmanager
+def watching(browser: Browser, address: str) -> Iterator[None]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.goto(f"{address}/")
+    page.locator("#slots li").first.wait_for()
+    yield
+    context.close()
+
+
+@contextmanager
+def asking(address: str) -> Iterator[None]:
+    """Ask what the page asks, as often."""
+    over = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client() as client:
+            while not over.wait(1.0):
+                for route in _ROUTES:
+                    client.get(f"{address}/{route}").raise_for_status()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@contextmanager
+def answering(address: str) -> Iterator[None]:
+    """While entered, an answer is computed."""
+    asked = _PROMPT | {"n_predict": 2000, "stream": True}
+    with httpx.stream("POST", f"{address}/completion", json=asked, timeout=600) as answer:
+        next(answer.iter_lines())
+        yield
+
+
+def one_round(browser: Browser, address: str, tokens: int) -> tuple[float, float]:
+    """Rates while watched and while asked, over that of a blank page."""
+    before = rate(address, tokens)
+    with watching(browser, address):
+        first = rate(address, tokens)
+    with asking(address):
+        routes = rate(address, tokens)
+    with watching(browser, address):
+        second = rate(address, tokens)
+    blank = statistics.mean((before, rate(address, tokens)))
+    click.echo(f"| {blank:.3f} | {statistics.mean((first, second)):.3f} | {routes:.3f} |")
+    return statistics.mean((first, second)) / blank, routes / blank
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.option("--memory", default="2GiB", show_default=True)
+@click.option("--tokens", default=32, show_default=True, help="Of each answer.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--visitors", default=10, show_default=True, help="Whose first paint is measured.")
+def main(model: str, memory: str, tokens: int, rounds: int, visitors: int) -> None:
+    with serving(model, memory) as address, browsing() as browser:
+        rate(address, 8)
+        click.echo("| first paint | median ms | min-max |\n|---|---|---|")
+        _paints("idle", first_paints(browser, address, visitors))
+        with answering(address):
+            _paints("during an answer", first_paints(browser, address, visitors))
+        time.sleep(1)
+        blank = browser.new_page()
+        click.echo("\n| blank page tokens/s | live view | routes alone |\n|---|---|---|")
+        ratios = [one_round(browser, address, tokens) for _ in range(rounds)]
+        blank.close()
+    for name, found in zip(("live view", "routes alone"), zip(*ratios, strict=True), strict=True):
+        spread = f"({min(found):.4f}-{max(found):.4f})"
+        click.echo(f"{name}: {statistics.median(found):.4f} {spread} of the rate")
+
+
+def _paints(when: str, found: list[float]) -> None:
+    click.echo(f"| {when} | {statistics.median(found):.0f} | {min(found):.0f}-{max(found):.0f} |")
+
+
+if __name__ == "__main__":
+    main()
