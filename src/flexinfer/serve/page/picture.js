@@ -73,7 +73,7 @@ const picture = (() => {
         if (!cell) return;
         const wide = row.cells.length === 1 && layers > 1;
         const x = Math.round(LABEL + (wide ? 0 : at * step));
-        const end = wide ? width : Math.round(LABEL + (at + 1) * step) - gap;
+        const end = wide ? width - gap : Math.round(LABEL + (at + 1) * step) - gap;
         drawCell(pen, colour, x, y, end - x, cell, row.sizes[at]);
       });
     });
