@@ -23,10 +23,10 @@ def test_locked_parts_count_once_they_have_arrived() -> None:
     here, coming = one.part(0, 3, locked=True), one.part(3, 2, locked=True)
     streamed = one.part(5, 3, locked=False)
     layouts = {1: Layout("w1", 0, (here, coming, streamed))}
-    assert presence([one], layouts, {}, ()) == Presence((0,), (0,), (0,))
+    assert presence([one], layouts, [], ()) == Presence((0,), (0,), (0,))
     here.address = 4096
-    assert presence([one], layouts, {}, ()) == Presence((3 * ROW,), (0,), (0,))
-    assert presence([one], layouts, {"w1": 2 * ROW}, ()).passing == (2 * ROW,)
+    assert presence([one], layouts, [], ()) == Presence((3 * ROW,), (0,), (0,))
+    assert presence([one], layouts, [("w1", ROW), ("w2", 5), ("w1", ROW)], ()).passing == (2 * ROW,)
 
 
 def test_experts_count_as_many_as_their_group_has_in_slots() -> None:
@@ -36,11 +36,11 @@ def test_experts_count_as_many_as_their_group_has_in_slots() -> None:
         2: Layout("w2", 0, (), experts=ExpertPlace(1, 0)),
         3: Layout("w3", 0, (weights[2].part(0, 8, locked=True),)),
     }
-    found = presence(weights, layouts, {}, ((0, 2, 3), (1,)))
+    found = presence(weights, layouts, [], ((0, 2, 3), (1,)))
     assert found.experts == (3 * 2 * ROW, 2 * ROW, 0)
     # Slots of a plan that has just been left.
-    assert presence(weights, layouts, {}, ()).experts == (0, 0, 0)
+    assert presence(weights, layouts, [], ()).experts == (0, 0, 0)
 
 
 def test_a_weight_without_a_layout_is_nowhere() -> None:
-    assert presence([held(1)], {}, {}, ()) == Presence((0,), (0,), (0,))
+    assert presence([held(1)], {}, [], ()) == Presence((0,), (0,), (0,))

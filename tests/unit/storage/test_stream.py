@@ -70,15 +70,15 @@ def test_a_pass_longer_than_the_window(small: Bench) -> None:
 
 
 def test_what_passes_through_is_told_by_weight(small: Bench) -> None:
-    assert small.stream.passing == {}
+    assert small.stream.passing == []
     parts = [small.part(k, locked=k == 1) for k in range(12)]
     small.stream.begin(parts)
-    assert small.stream.passing == {f"w{k}": BLOCK for k in (0, 2, 3, 4)}
+    assert small.stream.passing == [(f"w{k}", BLOCK) for k in (0, 2, 3, 4)]
     small.value(0)
     small.stream.release(1)
-    assert small.stream.passing == {f"w{k}": BLOCK for k in (2, 3, 4, 5)}
+    assert small.stream.passing == [(f"w{k}", BLOCK) for k in (2, 3, 4, 5)]
     small.stream.stop()
-    assert small.stream.passing == {}
+    assert small.stream.passing == []
 
 
 def test_reads_run_on_into_the_next_pass(small: Bench) -> None:
