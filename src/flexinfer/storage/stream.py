@@ -1,9 +1,8 @@
 """Streamed weights: reads run ahead of the computation through a ring, in the order of the graph.
 
 A `Stream` belongs to the thread that holds the model's pass lock; only the reader's threads work
-beside it. Loads are known by their index in the sequence of the running graph. After the last
-one the reads go on with what most likely follows, by default the same sequence; `begin` keeps what
-fits and drops the rest.
+beside it. Loads are known by their index in the sequence of the running graph. Then the reads go
+on with what most likely follows, by default the same; `begin` keeps what fits and drops the rest.
 """
 
 from __future__ import annotations
@@ -81,8 +80,7 @@ class Stream:
     @property
     def passing(self) -> list[tuple[str, int]]:
         """Weights and bytes in the window at this moment; any thread may ask."""
-        parts = [entry.part for entry in list(self._entries) if entry.place == "ring"]
-        return [(part.name, part.nbytes) for part in parts]
+        return [(e.part.name, e.part.nbytes) for e in list(self._entries) if e.place == "ring"]
 
     @property
     def resident(self) -> int:
