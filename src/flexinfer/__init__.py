@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 __all__ = ["Llama", "Server", "__version__", "plan"]
 
 if TYPE_CHECKING:
-    from flexinfer.foretell import plan
     from flexinfer.llama import Llama
+    from flexinfer.planned import plan
     from flexinfer.server import Server
 
 
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
         return Server
     if name == "plan":
-        from flexinfer.foretell import plan
+        from flexinfer.planned import plan
 
         return plan
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,8 +15,11 @@ from flexinfer.errors import EngineError, UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
+from flexinfer.pairing import DraftModel
+from flexinfer.planning.drafted import AUTO, OFF
 from flexinfer.planning.plan import Plan
-from flexinfer.speculate.choice import AUTO, OFF, check_draftable, drafts_of
+from flexinfer.rates.row_times import row_times
+from flexinfer.speculate.choice import check_draftable, drafts_of
 from flexinfer.speculate.drafts import Drafts, DraftStats
 from flexinfer.storage.experts.experts import Experts
 from flexinfer.storage.residency import Residency
@@ -30,6 +33,9 @@ class Budgeted(Drafting):
     _engine: Engine | None = None
     _opening: Opening | None = None
     _turns: Turns[Aside] | None = None
+    # The model that drafts, where one does.
+    _beside: DraftModel | None = None
+    _threads: int
 
     def __repr__(self) -> str:
         turns = self._turns
@@ -86,7 +92,7 @@ class Budgeted(Drafting):
         nbytes = granted_budget(budget, Machine.detect())
         self._running()
         assert self._opening is not None
-        self._opening.change_budget(nbytes)
+        self._opening.change_budget(nbytes, self._beside.share if self._beside else None)
 
     def release(self) -> None:
         """Give the memory of all weights back; the next request reads them again.
@@ -94,6 +100,8 @@ class Budgeted(Drafting):
         Context, KV cache and the open files stay, so a conversation goes on where it was.
         """
         self._running().release()
+        if self._beside is not None:
+            self._beside.release()
 
     @property
     def drafting(self) -> DraftStats | None:
@@ -108,14 +116,26 @@ class Budgeted(Drafting):
         """
         if wish == OFF:
             return
-        kind = (self.catalogue.name, self.catalogue.architecture)
         try:
-            check_draftable(*kind, recurrent=keeps_state(self), wraps=wraps(self))
+            self._check_draftable()
         except UnsupportedError:
             if wish == AUTO:
                 return
             raise
-        self._draft_by(drafts_of(None, self.plan, self.n_ctx(), self.plan.ubatch))
+        if self._beside is not None:
+            self._beside.give_last()
+        source, plan = self._beside.source if self._beside else None, self.plan
+        times = row_times(plan.weights, self.catalogue.types, plan.rates, self._threads)
+        self._draft_by(drafts_of(source, plan, times, self.n_ctx(), plan.ubatch))
+
+    def _check_draftable(self) -> None:
+        check_draftable(
+            self.catalogue.name,
+            self.catalogue.architecture,
+            recurrent=keeps_state(self),
+            wraps=wraps(self),
+            elsewhere=self.plan.request.split is not None,
+        )
 
     def _keeping_rows(self) -> AbstractContextManager[None]:
         return self._running().keeping_rows()
@@ -123,11 +143,13 @@ class Budgeted(Drafting):
     def memory_use(self) -> dict[str, int]:
         """Bytes of this model by purpose: locked, window, kv, compute, overhead.
 
-        ``budget`` is that of the process, which all models share; 0 means no limit.
+        ``budget`` is that of the process, which all models share; 0 means no limit. ``draft`` is
+        what a model holds that drafts for it.
         """
         self._running()
         assert self._opening is not None
-        return {"budget": self._ledger.limit or 0, **self._opening.memory_use()}
+        use = {"budget": self._ledger.limit or 0, **self._opening.memory_use()}
+        return use if self._beside is None else {**use, "draft": self._beside.nbytes}
 
     def _running(self) -> Engine:
         if self._engine is None or self._engine.interrupt.closing:

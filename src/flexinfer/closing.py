@@ -50,6 +50,8 @@ class Closing(Budgeted):
     def _stop(self) -> None:
         if self._engine is not None:
             self._engine.interrupt.close()
+        if self._beside is not None:
+            self._beside.stop()
 
     def _free(self) -> None:
         # At the interpreter's end there is no way to write any more.
@@ -66,6 +68,9 @@ class Closing(Budgeted):
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.close()
+        beside, self._beside = self._beside, None
+        if beside is not None:
+            beside.close()
 
     def _mend(self) -> None:
         """Open the model anew without the workers that were lost; what was computed is gone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -30,7 +30,7 @@ from flexinfer.engine.options import Options
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.engine.process_one import end_as_process_one
 from flexinfer.errors import EngineError
-from flexinfer.foretell import Arguments, Sizes, forecast
+from flexinfer.foretell import Arguments, forecast
 from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
@@ -39,12 +39,14 @@ from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.native.cards import cards
 from flexinfer.native.device.device import device
+from flexinfer.pairing import open_beside
+from flexinfer.planning.drafted import OFF, rows_of
 from flexinfer.planning.plan import LEAST_CONTEXT
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import drive_for, measure_rates, open_model
 from flexinfer.sizes import optional_size
-from flexinfer.speculate.choice import OFF, check_wish, rows_of
+from flexinfer.speculate.choice import is_file
 from flexinfer.text import FileName
 from flexinfer.workers.cards import wished
 from flexinfer.workers.endpoint import plain_over, read_endpoints
@@ -69,7 +71,8 @@ class Llama(Closing):
         rpc: workers, each as ``"host:port"``, whose memory takes whole layers of the model; see
             `flexinfer worker`. One that does not answer is left out, as `plan.reasons` say.
         draft: how tokens are drafted that a pass then computes together, without changing one:
-            "off"; "ngram", from what was written before; "auto", so where the model allows it.
+            "off"; "ngram", from what was written before; "auto", so where the model allows it; the
+            path of a smaller model with the same vocabulary, which shares the budget.
         flash_attn: None lets llama.cpp decide, which takes it where it can.
         catalogue: the file's header, where it was read already.
         on_move: with ``memory="auto"``, is told each change of the budget.
@@ -104,7 +107,6 @@ class Llama(Closing):
         ours |= {"strategy": strategy, "min_ctx": min_ctx, "repack": repack, "draft": draft}
         ours |= {"rpc": rpc}
         self._asked = {**ours, **options}
-        check_wish(draft)
         self.catalogue = self._checked(model_path, catalogue, strategy, options)
         if options.get("vocab_only"):
             self._open_vocabulary(os.fspath(model_path), bool(options.get("verbose", True)))
@@ -149,7 +151,8 @@ class Llama(Closing):
         )
         return Options(
             budget=granted_budget(None if memory == "auto" else memory, machine),
-            asked=memory not in (None, "auto"),
+            # A model beside it has set a limit that is its own share.
+            asked=memory not in (None, "auto") or is_file(ours["draft"]),
             strategy=ours["strategy"],
             weight_memory=optional_size(ours["weight_memory"]),
             window=optional_size(ours["window"]),
@@ -167,16 +170,18 @@ class Llama(Closing):
     ) -> Elsewhere:
         """Where layers go, as `flexinfer.plan` foretells it for the same arguments."""
         rpc = read_endpoints(ours["rpc"]) if ours["rpc"] else ()
-        given = {**ours, **options, "memory": memory, "rpc": rpc}
-        sizes = {field.name: given[field.name] for field in fields(Sizes) if field.name in given}
-        known = {field.name for field in fields(Arguments)} & set(given)
-        arguments = Arguments(**{name: given[name] for name in known}, sizes=Sizes(**sizes))
+        arguments = Arguments.of({**ours, **options, "memory": memory, "rpc": rpc})
         split = forecast(self.catalogue, arguments, Machine.detect()).request.split
         assert split is not None
         return Elsewhere(split, {card.name: card.address for card in cards()})
 
     def _open(self, path: str, held: Options, options: dict[str, Any]) -> None:
-        """Model and context, by the parent's constructor."""
+        """Model and context, by the parent's constructor, after the model that drafts."""
+        draft = self._asked["draft"]
+        if is_file(draft):
+            given = {**self._asked, **options}
+            self._beside = open_beside(draft, self.catalogue, given, held.budget, type(self))
+            held = replace(held, beside=self._beside.displaced)
         self._opening = opening = self._begin(held)
         with opening.around(), templates_by(ChatTemplate):
             super().__init__(FileName(path), **options)

@@ -262,6 +262,21 @@ def _drafted(asked: Asked) -> None:
     if asked.name == "run":
         assert asked.document("--draft", "ngram", "-n", 40)["drafts"]["passes"] > 0
         assert "drafts" not in asked.document("--draft", "off")
+        by_model = asked.document("--draft", asked.model, "-n", 40)
+        assert by_model["memory"]["draft"] > 0
+        assert by_model["text"] == asked.document("-n", 40)["text"]
+
+
+@check("plan", "--draft", "--acceptance")
+def _draft_planned(asked: Asked) -> None:
+    assert "drafts" not in asked.document("--draft", "off")
+    for draft in ("ngram", asked.model):
+        words = ("--memory", "1G", "--draft", draft, "--acceptance")
+        none, half, all_right = (asked.document(*words, share)["drafts"] for share in (0, 0.5, 1))
+        assert (none["drafted"], none["tokens_per_pass"]) == (0, 1.0)
+        assert none["expected_tok_s"] <= half["expected_tok_s"] <= all_right["expected_tok_s"]
+        assert all_right["acceptance"] == 1.0
+        assert ("draft_model" in half) == (draft == asked.model)
 
 
 @check("run", "--chat")

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 
 from flexinfer import Llama
+from flexinfer.planning.many import RowTimes
 from flexinfer.speculate.drafts import Drafts
 from flexinfer.speculate.policy import PassTimes, Policy
 
@@ -18,6 +19,8 @@ class Told:
         self._right = right
         self._vocabulary = vocabulary
         self._random = random.Random(seed)
+
+    token_us = 0
 
     def draft(self, known: Sequence[int], most: int) -> list[int]:
         rest = self._text[len(known) : len(known) + most]
@@ -33,7 +36,7 @@ class AlwaysSome(Policy):
     """Draws how many tokens are drafted, whatever that brings."""
 
     def __init__(self, most: int, seed: int = 1) -> None:
-        super().__init__(PassTimes(1, 1, 1), most)
+        super().__init__(PassTimes(1, RowTimes(((1, 1e-6),))), most)
         self._draw = random.Random(seed)
 
     def length(self) -> int:

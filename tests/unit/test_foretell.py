@@ -14,8 +14,9 @@ from support.tiny_model import TinyModel
 
 import flexinfer
 from flexinfer.cli.plan import command
+from flexinfer.cli.sizes import chat_sizes, run_sizes
 from flexinfer.errors import BudgetError, RequestError, UnsupportedError
-from flexinfer.foretell import Arguments, Sizes, chat_sizes, require_fit, run_sizes
+from flexinfer.foretell import Arguments, Sizes, require_fit
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.plan import Plan

@@ -46,10 +46,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "binding": {"memory", "machine", "gguf"},
     "workers": {"memory", "machine", "planning", "gguf", "rates"} | NATIVE,
     "foretell": {"gguf", "machine", "planning", "rates", "workers"},
+    "planned": {"gguf", "machine", "planning", "foretell", "workers"},
     "speculate": {"planning"},
-    "budgeted": BELOW | {"engine", "binding", "speculate"},
+    "pairing": BELOW - STORAGE | {"engine", "binding", "foretell", "planned", "speculate"},
+    "budgeted": BELOW | {"engine", "binding", "pairing", "speculate"},
     "closing": BELOW | {"engine", "binding", "budgeted", "workers"},
-    "llama": BELOW | {"engine", "binding", "hub", "foretell", "closing", "speculate", "workers"},
+    "llama": BELOW
+    | {"engine", "binding", "hub", "foretell", "closing", "pairing", "speculate", "workers"},
     "chat": {"llama", "binding"},
     "show": {"planning"},
     "synth": {"gguf.types"},
@@ -58,9 +61,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": BELOW - STORAGE | {"engine", "binding", "foretell", "storage.experts", "workers"},
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
-    | {"serve", "batch", "speculate", "workers"},
+    | {"planned", "serve", "batch", "speculate", "workers"},
     "server": {"serve.child", "serve.said"},
-    "": {"llama", "foretell", "server"},
+    "": {"llama", "planned", "server"},
     "__main__": {"cli"},
 }
 

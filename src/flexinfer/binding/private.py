@@ -84,6 +84,11 @@ def eval_rows(llm: llama_cpp.Llama, tokens: Sequence[int]) -> None:
     llm._requires_eval = False
 
 
+def last_logits(llm: llama_cpp.Llama) -> Any:
+    """The logits of the token that was computed last, until the next batch."""
+    return np.ctypeslib.as_array(llm._ctx.get_logits_ith(-1), shape=(llm.n_vocab(),))
+
+
 def forget_from(llm: llama_cpp.Llama, count: int) -> None:
     """Know only the first `count` tokens any more."""
     llm._ctx.kv_cache_seq_rm(-1, count, -1)

@@ -63,7 +63,7 @@ def command(
 
     Earlier turns are not computed again.
     """
-    from flexinfer.foretell import chat_sizes
+    from flexinfer.cli.sizes import chat_sizes
     from flexinfer.llama import Llama
 
     kept = _session(session)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.models import catalogue_of
-from flexinfer.cli.options import engine_options, plan_arguments
+from flexinfer.cli.options import draft_option, engine_options, plan_arguments
 from flexinfer.cli.plan_report import PlanReport, advise
 from flexinfer.cli.slots import SlotPlans, Slots
 from flexinfer.cli.streams import say
+from flexinfer.planning.drafted import BELIEF, OFF
 
 if TYPE_CHECKING:
+    from flexinfer.foretell import Arguments
     from flexinfer.gguf.catalogue import Catalogue
-    from flexinfer.machine.machine import Machine
     from flexinfer.planning.forecast import Forecast
 
 _RATE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(?:tok(?:ens?)?/s)?\s*")
@@ -36,6 +37,14 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 @click.command(name="plan")
 @click.argument("model")
 @engine_options
+@draft_option
+@click.option(
+    "--acceptance",
+    type=click.FloatRange(0, 1),
+    default=BELIEF,
+    show_default=True,
+    help="The share of drafted tokens that are right, for --draft.",
+)
 @click.option(
     "--as",
     "speaks_for",
@@ -66,6 +75,7 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a picture.")
 def command(
     model: str,
+    acceptance: float,
     speaks_for: str,
     prompt: int,
     tokens: int,
@@ -79,22 +89,20 @@ def command(
 ) -> None:
     """Show what a memory budget would do for MODEL, from its header alone.
 
-    MODEL is a GGUF file, or hf:user/repo[@revision][:quant|:file] on the Hugging Face hub, of
-    which only the header is fetched. The other words are those of `run` or `chat`, and mean the
-    same.
+    MODEL is a GGUF file, or hf:user/repo[@revision][:quant|:file] on the Hugging Face hub, whose
+    header alone is fetched. The other words are those of `run` or `chat`, and mean the same.
     """
+    from flexinfer.cli.drafted import forecast_drafted
     from flexinfer.machine.machine import Machine
 
     machine, catalogue = Machine.detect(), catalogue_of(model)
     speaks_for = speaks_for if slots is None else "serve"
-    forecast = _forecast(catalogue, machine, speaks_for, prompt, tokens, **engine)
-    if rate is not None:
-        forecast = _at(forecast, forecast.budget_for(rate))
+    arguments = _arguments(catalogue, speaks_for, prompt, tokens, **engine)
+    forecast, drafts = forecast_drafted(catalogue, arguments, machine, acceptance)
+    forecast = _at(forecast, rate)
     together = None if slots is None else _together(catalogue, forecast, slots, engine["threads"])
-    plan = forecast.plan() if together is None else together.chosen.plan
-    report = PlanReport(catalogue, forecast, plan, together)
-    if png is not None:
-        report.draw(png)
+    report = PlanReport.of(catalogue, forecast, together, drafts)
+    report.draw(png)
     if as_json:
         say(json.dumps({"for": speaks_for, **report.document(with_curve)}, indent=2))
         return
@@ -106,28 +114,30 @@ def command(
         report.give_reasons()
 
 
-def _forecast(
+def _arguments(
     catalogue: Catalogue,
-    machine: Machine,
     speaks_for: str,
     prompt: int,
     tokens: int,
     *,
     ctx: int | None,
     ubatch: int | None,
+    draft: str,
     **engine: Any,
-) -> Forecast:
+) -> Arguments:
     """Of the command `speaks_for`, given the same words."""
     from dataclasses import replace
 
-    from flexinfer.foretell import chat_sizes, forecast, run_sizes
+    from flexinfer.cli.sizes import chat_sizes, run_sizes
 
-    arguments = plan_arguments(engine)
+    if speaks_for == "serve" and draft != OFF:
+        raise click.UsageError("--draft is predicted for one sequence; leave --slots out")
+    arguments = replace(plan_arguments(engine), draft=draft)
     if speaks_for != "run":
         sizes = chat_sizes(catalogue, arguments, ctx, ubatch)
     else:
         sizes = run_sizes(prompt, tokens, ctx, ubatch)
-    return forecast(catalogue, replace(arguments, sizes=sizes), machine)
+    return replace(arguments, sizes=sizes)
 
 
 def _together(
@@ -139,7 +149,11 @@ def _together(
     return SlotPlans.of(forecast, times, forecast.request.ctx, slots)
 
 
-def _at(forecast: Forecast, budget: int) -> Forecast:
+def _at(forecast: Forecast, rate: float | None) -> Forecast:
+    """With the smallest budget for a rate, where one was asked for."""
     from dataclasses import replace
 
+    if rate is None:
+        return forecast
+    budget = forecast.budget_for(rate)
     return replace(forecast, request=replace(forecast.request, budget=budget))

@@ -12,6 +12,7 @@ from flexinfer.sizes import format_size
 from flexinfer.text import one_line
 
 if TYPE_CHECKING:
+    from flexinfer.cli.drafted import DraftPlan
     from flexinfer.cli.slots import SlotPlans
     from flexinfer.gguf.catalogue import Catalogue
     from flexinfer.machine.machine import Machine
@@ -21,15 +22,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """What is said of one model; `together` is of several sequences, if asked for."""
+    """What is said of one model; `together` is of several sequences, `drafts` of drafts, if asked
+    for.
+    """
 
     catalogue: Catalogue
     forecast: Forecast
     plan: Plan
     together: SlotPlans | None
+    drafts: DraftPlan | None
 
-    def draw(self, path: Path) -> None:
-        """Into a PNG."""
+    @classmethod
+    def of(
+        cls,
+        catalogue: Catalogue,
+        forecast: Forecast,
+        together: SlotPlans | None,
+        drafts: DraftPlan | None,
+    ) -> PlanReport:
+        """With the plan that is asked about."""
+        plan = forecast.plan() if together is None else together.chosen.plan
+        return cls(catalogue, forecast, plan, together, drafts)
+
+    def draw(self, path: Path | None) -> None:
+        """Into a PNG, if one is wanted."""
+        if path is None:
+            return
         from flexinfer.show.png import save_png
 
         save_png(self.plan, path, self.catalogue.name)
@@ -58,7 +76,9 @@ class PlanReport:
             found["curve"] = [
                 {"budget": budget, "tok_s": rate} for budget, rate in forecast.curve()
             ]
-        return found if self.together is None else {**found, **self.together.document()}
+        for more in (self.together, self.drafts):
+            found |= {} if more is None else more.document()
+        return found
 
     def show(self, what_for: str, with_curve: bool) -> None:
         """The picture, the memory bar, and the figures that it comes to."""
@@ -90,6 +110,8 @@ class PlanReport:
             console.print(terminal.curve(self.forecast.curve(), plan.request.budget))
         if self.together is not None:
             _show_slots(self.together)
+        if self.drafts is not None:
+            say(one_line(str(self.drafts)))
 
     def give_reasons(self) -> None:
         for reason in self.plan.reasons:

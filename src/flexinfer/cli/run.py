@@ -65,7 +65,7 @@ def command(
     text, seen = asked.text(), asked.seen()
     choosing = {**sampling.arguments, **extras.constraint()}
     catalogue = local_model(model, engine)
-    from flexinfer.foretell import run_sizes
+    from flexinfer.cli.sizes import run_sizes
     from flexinfer.llama import Llama
 
     # The context depends on their number.

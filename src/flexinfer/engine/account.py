@@ -14,6 +14,9 @@ from flexinfer.memory.ledger import Ledger
 from flexinfer.planning import planner
 from flexinfer.planning.plan import Plan
 
+# Is told a model's plan and the bytes for its weights, of which another may take some.
+Share = Callable[[Plan, int], None]
+
 
 class Weights(Protocol):
     """What a budget asks of an engine."""
@@ -92,8 +95,10 @@ class Account:
             self._ledger.release("overhead", -change)
         self.overhead = overhead
 
-    def change(self, nbytes: int, weights: Weights, held: Held) -> None:
+    def change(self, nbytes: int, weights: Weights, held: Held, share: Share | None = None) -> None:
         """Let the process use `nbytes` from the next pass on; what is too much goes back now.
+
+        A model beside this one takes its `share` first.
 
         Raises:
             BudgetError: they do not hold the smallest window; everything is as before.
@@ -102,8 +107,9 @@ class Account:
         try:
             self._limit_to(nbytes)
             self.hold(self._found(weights, held))
-            free = self._ledger.free or 0
-            weights.resize(weights.charged + free - planner.margin(nbytes))
+            if share is not None:
+                share(held.plan, self._room(weights, nbytes))
+            weights.resize(self._room(weights, nbytes))
         except BudgetError:
             self._limit_to(limit)
             self.hold(overhead)
@@ -116,6 +122,9 @@ class Account:
         """Give everything back that is not the weights'."""
         self.hold(0)
         self._ledger.unlimit(self.owner)
+
+    def _room(self, weights: Weights, nbytes: int) -> int:
+        return weights.charged + (self._ledger.free or 0) - planner.margin(nbytes)
 
     def _found(self, weights: Weights, held: Held) -> int:
         """The overhead that the plan counted, or more where the process has grown beyond it."""

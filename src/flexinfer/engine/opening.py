@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from flexinfer.engine.account import Account
+from flexinfer.engine.account import Account, Share
 from flexinfer.engine.elsewhere import Elsewhere
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.interrupts import Interrupt
@@ -28,8 +29,9 @@ from flexinfer.native.device.owners import Runner
 from flexinfer.native.device.phases import Loading
 from flexinfer.native.packing import listening_packer
 from flexinfer.planning import planner
+from flexinfer.planning.drafted import with_steady_batch
 from flexinfer.planning.kernels import Kernels
-from flexinfer.planning.plan import Plan
+from flexinfer.planning.plan import CostsOf, Plan
 from flexinfer.planning.rates import Rates
 from flexinfer.planning.split import Split
 from flexinfer.planning.weights import Weight
@@ -81,17 +83,20 @@ class Opening:
         assert self.engine is not None
         self._device.own(self._loading, runner or self.engine)
 
-    def change_budget(self, nbytes: int) -> None:
+    def change_budget(self, nbytes: int, share: Share | None = None) -> None:
         """Let the process use `nbytes` from the next pass on.
 
         Shrinking gives memory back at once, growing reads weights when they are next used.
+
+        Args:
+            share: of a model beside this one, which takes its part first.
 
         Raises:
             BudgetError: they do not hold the smallest window; everything is as before.
         """
         assert self.engine is not None
         assert self.storage is not None
-        self._account.change(nbytes, self.engine, self.storage)
+        self._account.change(nbytes, self.engine, self.storage, share)
 
     def memory_use(self) -> dict[str, int]:
         """Bytes of this model alone: locked, window, kv, compute, overhead."""
@@ -207,12 +212,14 @@ class Opening:
         weights, held = trials.weights()
         request = self._options.request(params.n_ctx, params.n_ubatch)
         timed, rates = self._rates(weights)
-        self.plan = plan = planner.plan(
-            timed,
-            request,
-            lambda ctx, ubatch: trials.costs(ctx, ubatch, base, outputs),
-            rates,
-        )
+
+        def costs_of(outputs: Outputs) -> CostsOf:
+            return lambda ctx, ubatch: trials.costs(ctx, ubatch, base, outputs)
+
+        if self._options.rows:
+            plain = costs_of(replace(outputs, rows=0))
+            request = with_steady_batch(timed, request, plain, rates, self._options.beside)
+        self.plan = plan = planner.plan(timed, request, costs_of(outputs), rates)
         params.n_ctx, params.n_ubatch = plan.ctx, plan.ubatch
         self._carry_out(plan, held)
 

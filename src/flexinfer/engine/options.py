@@ -14,8 +14,9 @@ class Options:
     """How a model is to be opened; see `flexinfer.Llama` for the meaning.
 
     `asked` says that somebody wished for the budget by name; `memlock` is how many bytes may be
-    locked with mlock, None when there is no limit; `rows` of logits are asked for at once. With
-    `flash_attention_auto` llama.cpp decides. What is `elsewhere` has layers of it.
+    locked with mlock, None when there is no limit; `rows` of logits are asked for at once, to
+    verify drafts; `beside` are the bytes of a model that drafts. With `flash_attention_auto`
+    llama.cpp decides. What is `elsewhere` has layers of it.
     """
 
     budget: int
@@ -25,6 +26,7 @@ class Options:
     window: int | None = None
     logits_all: bool = False
     rows: int = 0
+    beside: int = 0
     min_ctx: int = LEAST_CONTEXT
     memlock: int | None = None
     kernels: Kernels = Kernels.PLAIN

@@ -23,7 +23,7 @@ from flexinfer.planning.plan import Costs, CostsOf
 from flexinfer.planning.weights import Use, Weight
 
 # Interpreter, library and command line: anonymous bytes before a model is opened.
-_PROCESS = 33 << 20
+PROCESS = 33 << 20
 # llama.cpp's vocabulary in memory, by token.
 _TOKEN_BYTES = 115
 # llama.cpp rounds a context up to a multiple of so many tokens.
@@ -65,7 +65,7 @@ def estimate_costs(
     shape = _Shape.of(catalogue, kv_types)
     tables = [info for info in catalogue.tensors if info.name in _TABLES]
     experts = [info for info in catalogue.tensors if _use(catalogue, info) is Use.EXPERTS]
-    base = _PROCESS + GROWTH + _TOKEN_BYTES * shape.vocabulary
+    base = PROCESS + GROWTH + _TOKEN_BYTES * shape.vocabulary
     encodes = any(info.name.startswith("enc.") for info in catalogue.tensors)
 
     def costs(ctx: int, ubatch: int) -> Costs:

@@ -42,12 +42,12 @@ class Request:
 
     Attributes:
         budget: bytes of the whole process.
-        weight_memory: a cap in bytes on locked weights and window alone; `budget` is then not
-            enforced.
+        weight_memory: a cap in bytes on locked weights and window; `budget` is not enforced.
         window: bytes of the window, when it was set by hand.
         min_ctx: the context may shrink to this when nothing else helps.
         min_ubatch: the batch may shrink to this before the context does.
         split: where layers live, if not all here; the weights are then those that do.
+        steady_ubatch: the batch that gives way only where nothing else fits.
     """
 
     budget: int
@@ -59,6 +59,7 @@ class Request:
     min_ctx: int = LEAST_CONTEXT
     min_ubatch: int = MIN_UBATCH
     split: Split | None = None
+    steady_ubatch: int = 0
 
 
 # Costs of a context of (ctx, ubatch).

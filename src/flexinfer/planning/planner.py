@@ -46,8 +46,9 @@ def plan(weights: Sequence[Weight], request: Request, costs: CostsOf, rates: Rat
     """
     needs = Needs.of(weights)
     comfortable = min(max(_COMFORTABLE, needs.least), needs.whole)
+    steady = max(request.min_ubatch, request.steady_ubatch)
     for room in _rooms(request, costs):
-        last_resort = room.ubatch <= request.min_ubatch or request.weight_memory is not None
+        last_resort = room.ubatch <= steady or request.weight_memory is not None
         if room.weights >= (needs.least if last_resort else comfortable):
             return _decide(weights, needs, request, room, rates)
     raise BudgetError(_too_small(request, room, needs.least))

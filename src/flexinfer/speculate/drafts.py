@@ -14,6 +14,10 @@ from flexinfer.speculate.policy import Policy
 class Source(Protocol):
     """Who proposes tokens."""
 
+    @property
+    def token_us(self) -> int:
+        """Microseconds that proposing one takes."""
+
     def draft(self, known: Sequence[int], most: int) -> list[int]:
         """At most `most` tokens that may follow the known ones."""
 
@@ -76,6 +80,7 @@ class Drafts:
     def __call__(self, known: Any, /, **_: Any) -> Any:
         """Propose tokens after the known ones, of which the last was chosen just now."""
         self._settle(len(known))
+        self.policy.token_us = self.source.token_us
         most = min(self.policy.length(), self._most(len(known)))
         self._pending = self.source.draft(known, most)[:most] if most > 0 else []
         self._known = len(known)

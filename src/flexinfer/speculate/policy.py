@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flexinfer.planning.drafted import NEARLY, expected_tokens
+from flexinfer.planning.many import RowTimes
+
 # What a draft is believed to be worth before any was tried: right and tried tokens.
 _BELIEF = (3.0, 4.0)
 # Of what was seen, so much counts after one more pass.
@@ -12,8 +15,6 @@ _KEPT = 0.85
 _PAUSE, _LONGEST_PAUSE = 4, 128
 # Tokens that are drafted to try again.
 _TRIAL = 3
-# Fewer tokens that bring nearly as much are drafted instead.
-_NEARLY = 0.99
 # Of a time that was known, so much stays when another is seen.
 _INERTIA = 0.7
 
@@ -24,13 +25,11 @@ class PassTimes:
 
     Args:
         alone: of one row, as planned: reading or computing, whichever takes longer.
-        compute: of computing one row.
-        row: what computing each further row takes.
+        computing: of so many rows, in seconds.
     """
 
     alone: int
-    compute: int
-    row: int
+    computing: RowTimes
     _seen: dict[int, float] = field(default_factory=dict)
 
     def note(self, rows: int, microseconds: int) -> None:
@@ -54,7 +53,7 @@ class PassTimes:
         return planned * (ratios[0] + share * (ratios[1] - ratios[0]))
 
     def _planned(self, rows: int) -> float:
-        return float(max(self.alone, self.compute + self.row * (rows - 1), 1))
+        return max(float(self.alone), 1e6 * self.computing.seconds(rows), 1.0)
 
 
 class Policy:
@@ -88,7 +87,7 @@ class Policy:
             self._resting -= 1
             return 0 if self._resting else min(_TRIAL, self._most)
         rates = [self._tokens_a_time(drafted) for drafted in range(self._most + 1)]
-        best = next(n for n, rate in enumerate(rates) if rate >= _NEARLY * max(rates))
+        best = next(n for n, rate in enumerate(rates) if rate >= NEARLY * max(rates))
         if best:
             self._pause = _PAUSE
             return best
@@ -106,8 +105,3 @@ class Policy:
         return expected_tokens(self.acceptance, drafted) / (
             self.times.of(1 + drafted) + drafted * self.token_us
         )
-
-
-def expected_tokens(acceptance: float, drafted: int) -> float:
-    """Tokens that a pass brings: the right ones of its draft, and one of its own."""
-    return sum(acceptance**right for right in range(drafted + 1))

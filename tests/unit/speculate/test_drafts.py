@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support.drafted import AlwaysSome
 
 from flexinfer.errors import RequestError, UnsupportedError
-from flexinfer.speculate.choice import check_draftable, check_wish, rows_of
+from flexinfer.planning.drafted import rows_of
+from flexinfer.speculate.choice import check_draftable, is_file
 from flexinfer.speculate.drafts import Drafts, DraftStats
 
 
 class Ones:
     """Drafts ones."""
+
+    token_us = 0
 
     def draft(self, known: object, most: int) -> list[int]:
         return [1] * most
@@ -62,13 +67,17 @@ def test_who_cannot_be_drafted_for() -> None:
         check_draftable("m", "mamba", recurrent=True)
     with pytest.raises(UnsupportedError, match="m takes cells of its cache back in another"):
         check_draftable("m", "gemma3", recurrent=False, wraps=True)
+    with pytest.raises(UnsupportedError, match="m has layers elsewhere"):
+        check_draftable("m", "llama", recurrent=False, elsewhere=True)
     with pytest.raises(UnsupportedError, match="m forbids its tokens of images"):
         check_draftable("m", "chameleon", recurrent=False)
 
 
 def test_ways_of_drafting() -> None:
-    for wish in ("off", "ngram", "auto"):
-        check_wish(wish)
-    with pytest.raises(RequestError, match="draft='often' is no way of drafting"):
-        check_wish("often")
+    assert [is_file(wish) for wish in ("off", "ngram", "auto", "m.gguf", Path("m.gguf"), "/")] == [
+        *(False, False, False, True, True, True)
+    ]
+    for wish in ("often", "", None, 3):
+        with pytest.raises(RequestError, match=f"draft={wish!r} is no way of drafting"):
+            is_file(wish)
     assert (rows_of("off"), rows_of("ngram")) == (0, 16)

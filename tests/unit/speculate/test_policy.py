@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from flexinfer.speculate.policy import PassTimes, Policy, expected_tokens
+from flexinfer.planning.drafted import expected_tokens
+from flexinfer.planning.many import RowTimes
+from flexinfer.speculate.policy import PassTimes, Policy
 
 # A pass reads for 100 ms and computes a row in 10 and each further one in 6.
-STREAMED = (100_000, 10_000, 6_000)
+STREAMED = (100_000, RowTimes(((1, 0.010), (32, 0.196))))
 # A pass computes for 20 ms, and each further row takes as long.
-IN_MEMORY = (20_000, 20_000, 20_000)
+IN_MEMORY = (20_000, RowTimes(((1, 0.020),)))
 
 # Of 8 drafted tokens each: how many were right in a copied passage, and in one that is new.
 COPYING = (8, 8, 8, 5, 8, 8, 8, 8, 3, 8, 8, 8, 8, 8, 8)
@@ -44,7 +46,7 @@ def test_copying_drafts_much_and_inventing_nothing() -> None:
 
 
 def test_a_rest_ends_when_drafts_are_right_again() -> None:
-    policy = Policy(PassTimes(20_000, 20_000, 2_000), 15)
+    policy = Policy(PassTimes(20_000, RowTimes(((1, 0.020), (2, 0.022), (32, 0.082)))), 15)
     lost = run(policy, (0,), 60, learn=False)
     assert lost[-1] == 0 or 0 in lost[-5:]
     found = run(policy, (15,), 140, learn=False)
