@@ -100,7 +100,8 @@ def lend_layers(monkeypatch: pytest.MonkeyPatch, layers: dict[str, int]) -> None
     monkeypatch.setattr(split, "_AS_GOOD", float("inf"))
 
 
-def _open_split(path: str, counts: list[int], places: list[str], options: dict[str, Any]) -> Any:
+def open_split(path: str, counts: list[int], places: list[str], options: dict[str, Any]) -> Any:
+    """llama-cpp-python's own class with so many layers at each place: "here", or an endpoint."""
     import llama_cpp
     import llama_cpp.llama_cpp as binding
 
@@ -145,7 +146,7 @@ def _main(path: str, asked: str, out: str, counts: str, places: str) -> None:
         Scenario(**{**fields, "prompts": tuple(fields["prompts"])}) for fields in json.loads(asked)
     ]
     results = decode_all(
-        lambda options: _open_split(path, json.loads(counts), places.split(","), options),
+        lambda options: open_split(path, json.loads(counts), places.split(","), options),
         scenarios,
     )
     require_plain()

@@ -9,6 +9,7 @@ from flexinfer.errors import BudgetError, UnsupportedError, WorkerError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.plan import Costs
+from flexinfer.planning.planner import margin
 from flexinfer.planning.split import Layer, Payload, Place, Split, divide
 from flexinfer.planning.weights import Use, Weight
 from flexinfer.workers.cards import CardWish, card_shares
@@ -23,6 +24,8 @@ _F32 = 4
 # Batches under way at once, where llama.cpp overlaps them, each with inputs of its own.
 _COMPUTE_SHARE = 1.5
 _NEVER = float("inf")
+# Of a weight that is sent: as it was read, and as a message.
+_COPIES = 2
 
 
 def divided(
@@ -56,9 +59,24 @@ def divided(
     count = int(catalogue.parameter("block_count", 0))
     layers, payload = _layers(forecast, count), _payload(catalogue, forecast)
     before = card_shares(wish, layers, payload, kind)
-    split = divide(layers, places, payload, lambda split: _seconds(forecast, split), before)
+
+    def seconds(split: Split) -> float:
+        return _seconds(forecast, split) if _sends(forecast, layers, split) else _NEVER
+
+    split = divide(layers, places, payload, seconds, before)
     notes = (*silent, *split.notes, *_other_bits(catalogue, split))
     return here(forecast, replace(split, notes=notes))
+
+
+def _sends(forecast: Forecast, layers: Sequence[Layer], split: Split) -> bool:
+    """Whether the budget has room for what is sent; nothing stays here yet."""
+    request = forecast.request
+    if request.weight_memory is not None:
+        return True
+    away = (layer for at, layer in enumerate(layers) if not split.is_here(at))
+    largest = max((layer.largest for layer in away), default=0)
+    overhead = forecast.costs(request.ctx, request.min_ubatch).overhead
+    return overhead + _COPIES * largest + margin(request.budget) <= request.budget
 
 
 def _other_bits(catalogue: Catalogue, split: Split) -> tuple[str, ...]:

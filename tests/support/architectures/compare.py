@@ -14,6 +14,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import llama_cpp
@@ -67,6 +68,32 @@ def open_streamed(path: str, **options: Any) -> llama_cpp.Llama:
     return Llama(path, weight_memory=smallest(plan), **options)
 
 
+def open_over(path: str, endpoint: str, streamed: bool, **options: Any) -> llama_cpp.Llama:
+    """The model with the last half of its layers at a worker, and its output."""
+    from flexinfer.gguf.catalogue import read_catalogue
+
+    blocks = read_catalogue(path).parameter("block_count")
+    here = blocks // 2
+    if not streamed:
+        from support.workers import open_split
+
+        del options["repack"]
+        return open_split(path, [here, blocks + 1 - here], ["here", endpoint], options)
+    import pytest
+
+    from flexinfer import Llama
+    from support.workers import lend_layers
+
+    options["repack"] = None
+    with pytest.MonkeyPatch.context() as patch:
+        lend_layers(patch, {endpoint: blocks + 1 - here})
+        llm = Llama(path, weight_memory="1GiB", rpc=endpoint, verbose=False, **options)
+    split = llm.plan.request.split
+    assert split is not None
+    assert split.counts == (here, blocks + 1 - here)
+    return llm
+
+
 def smallest(plan: Any) -> int:
     """The least weight memory, to a page, that the planner takes for the model of `plan`."""
     from flexinfer.errors import BudgetError
@@ -105,7 +132,9 @@ def outputs(llm: llama_cpp.Llama, embedding: bool, one_ubatch: bool) -> Iterator
         batch.set_batch([int(np.nanargmax(rows[-1]))], position, True)
 
 
-def digest(path: str, streamed: bool, setting: Setting, repack: bool) -> dict[str, Any]:
+def digest(
+    path: str, streamed: bool, setting: Setting, repack: bool, rpc: str | None
+) -> dict[str, Any]:
     """One line of the result.
 
     Attributes of it: the digest, whether all outputs are finite, how many bytes of logits, and
@@ -114,7 +143,10 @@ def digest(path: str, streamed: bool, setting: Setting, repack: bool) -> dict[st
     name = path.rsplit("/", 1)[-1]
     embedding = name.rsplit("-", 1)[0] in _EMBEDDING
     one_ubatch = embedding or name.rsplit("-", 1)[0] in _DIFFUSION
-    llm = (open_streamed if streamed else open_plain)(
+    opened: Any = open_streamed if streamed else open_plain
+    if rpc is not None:
+        opened = partial(open_over, endpoint=rpc, streamed=streamed)
+    llm = opened(
         path,
         n_ctx=256,
         n_batch=PROMPT,
@@ -167,6 +199,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--quick", action="store_true", help="with flash attention, 2 threads")
     parser.add_argument("--repack", action="store_true", help="packed weights; plain: stock")
+    parser.add_argument("--rpc", help="a worker that has the last half of the layers")
     parser.add_argument("--mistake", choices=("absent", "shifted"))
     arguments = parser.parse_args()
     if arguments.mistake:
@@ -174,7 +207,9 @@ def main() -> None:
     settings = SETTINGS[-1:] if arguments.quick else SETTINGS
     for path, setting in itertools.product(arguments.models, settings):
         try:
-            line = digest(path, arguments.mode == "streamed", setting, arguments.repack)
+            line = digest(
+                path, arguments.mode == "streamed", setting, arguments.repack, arguments.rpc
+            )
         except Exception as error:
             line = {"model": path.rsplit("/", 1)[-1], **asdict(setting), "error": str(error)}
         print(json.dumps(line), flush=True)

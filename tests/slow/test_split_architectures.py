@@ -1,0 +1,34 @@
+"""Every architecture with half of its layers at a worker equals llama.cpp split the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.architectures import tiny
+from support.architectures.comparing import compared, groups
+from support.workers import worker
+
+from flexinfer.workers.dividing import OTHER_BITS
+
+# Those with an encoder stay on one machine.
+_NAMES = tuple(name for name in tiny.models() if not name.startswith("t5-"))
+
+
+@pytest.mark.parametrize("names", groups(_NAMES), ids=lambda names: names[0])
+def test_each_architecture_over_a_worker(names: tuple[str, ...], tmp_path: Path) -> None:
+    paths = [tiny.write(name, tmp_path) for name in names]
+    with worker("1GiB") as one:
+        words = ("--quick", "--rpc", one.endpoint)
+        plain, ours = compared("plain", paths, *words), compared("streamed", paths, *words)
+    assert [line for line in ours.values() if "error" in line] == []
+    assert {k: plain[k].get("sha256") for k in plain} == {k: ours[k]["sha256"] for k in ours}
+
+
+@pytest.mark.parametrize("name", [name for name in _NAMES if name.startswith(OTHER_BITS)])
+def test_those_that_are_named_have_other_bits_when_split(name: str, tmp_path: Path) -> None:
+    path = tiny.write(name, tmp_path)
+    whole = compared("plain", [path], "--quick")
+    with worker("1GiB") as one:
+        split = compared("plain", [path], "--quick", "--rpc", one.endpoint)
+    assert {k: whole[k]["sha256"] for k in whole} != {k: split[k]["sha256"] for k in split}
