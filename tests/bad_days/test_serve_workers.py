@@ -77,7 +77,8 @@ def test_a_batch_answers_all_of_it(tiny_model: TinyModel, tmp_path: Path, one: R
     command = [sys.executable, "-m", "flexinfer", *words, "--rpc", one.endpoint, "--ctx", 256]
     process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
     while not results.exists() or results.read_text().count("\n") < 3:
-        assert process.poll() is None
+        if process.poll() is not None:
+            pytest.fail(process.communicate()[1])
         time.sleep(0.05)
     one.process.kill()
     _, said = process.communicate(timeout=120)

@@ -20,7 +20,7 @@ class Elsewhere:
         devices: the ``ggml_backend_dev_t`` of each name in it.
 
     Raises:
-        WorkerError: a worker does not answer any more.
+        WorkerError: a worker does not answer any more, or somebody else has taken its memory.
     """
 
     def __init__(self, split: Split, cards: Mapping[str, int]) -> None:
@@ -29,6 +29,7 @@ class Elsewhere:
         self.workers = tuple(share.name for share in shares if share.name not in cards)
         self._before = [self._device(share.name, cards) for share in split.before]
         self._after = [self._device(share.name, cards) for share in split.after]
+        self._require_memory()
 
     def __repr__(self) -> str:
         return (
@@ -63,16 +64,20 @@ class Elsewhere:
         """Why a model or a context could not be had: a worker's fault, or `error`."""
         try:
             self.check()
-            for share in (*self.split.before, *self.split.after):
-                if share.name in self.workers and rpc().free(share.name) < share.nbytes:
-                    return WorkerError(
-                        f"worker {share.name} has {format_size(rpc().free(share.name))} free, too "
-                        f"little for {share.layers} layers of {format_size(share.nbytes)} with "
-                        "their cache; start it with more --memory, or ask for a smaller context"
-                    )
+            self._require_memory()
         except WorkerError as found:
             return found
         return error
+
+    def _require_memory(self) -> None:
+        for share in (*self.split.before, *self.split.after):
+            free = rpc().free(share.name) if share.name in self.workers else share.needs
+            if free < share.needs:
+                raise WorkerError(
+                    f"worker {share.name} has {format_size(free)} free, too little for "
+                    f"{share.layers} layers, which need {format_size(share.needs)}; start it with "
+                    "more --memory, or ask for a smaller context"
+                )
 
     def _device(self, name: str, cards: Mapping[str, int]) -> int:
         return cards[name] if name in cards else rpc().device(name)

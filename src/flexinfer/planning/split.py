@@ -59,6 +59,7 @@ class Share:
     Attributes:
         nbytes: of weights.
         seconds: of one token's way through it, with the link.
+        needs: bytes of memory, for all that comes.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Share:
     layers: int
     nbytes: int
     seconds: float
+    needs: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,9 @@ def _shares(
     shares = []
     for place in places:
         count = 0
-        while first + count < len(layers) and _fits(
-            layers[first : first + count + 1], place, payload
-        ):
+        for stop in range(first + 1, len(layers) + 1):
+            if _needs(layers[first:stop], payload) > place.free:
+                break
             count += 1
         if count:
             shares.append(share_of(layers, first, count, place, payload))
@@ -209,19 +211,21 @@ def _shares(
     return shares
 
 
-def _fits(layers: Sequence[Layer], place: Place, payload: Payload) -> bool:
+def _needs(layers: Sequence[Layer], payload: Payload) -> int:
     weights = sum(layer.nbytes for layer in layers)
     cache = sum(layer.kv for layer in layers)
     sending = max(layer.largest for layer in layers)
     # While weights are sent, there is no context yet.
-    return weights + max(cache + payload.compute, sending) + _SLACK <= place.free
+    return weights + max(cache + payload.compute, sending) + _SLACK
 
 
 def share_of(
     layers: Sequence[Layer], first: int, count: int, place: Place, payload: Payload
 ) -> Share:
     """The share of a place that has `count` layers from `first` on."""
-    nbytes = sum(layer.nbytes for layer in layers[first : first + count])
+    held = layers[first : first + count]
+    nbytes = sum(layer.nbytes for layer in held)
     back = payload.logits if first + count == len(layers) else payload.hidden
     link = place.latency + (payload.hidden + back) / place.link
-    return Share(place.name, first, count, nbytes, nbytes / place.rate + link)
+    seconds = nbytes / place.rate + link
+    return Share(place.name, first, count, nbytes, seconds, _needs(held, payload))

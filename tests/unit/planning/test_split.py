@@ -31,7 +31,7 @@ def more_here_takes(seconds: float) -> Callable[[Split], float]:
 def test_all_layers_go_where_they_are_faster() -> None:
     split = divide(LAYERS, [FAST], PAYLOAD, more_here_takes(1.0))
     assert counts(split) == (0, 11)
-    assert split.after == (Share("fast:1", 0, 11, 460 * MIB, split.away_s),)
+    assert split.after == (Share("fast:1", 0, 11, 460 * MIB, split.away_s, needs=536 * MIB),)
     assert split.away_s == pytest.approx(460 * MIB / 4e9 + 1e-4 + (144 << 10) / 1e9)
 
 
