@@ -77,12 +77,15 @@ def together(forecast: Forecast, times: RowTimes, ctx: int, sequences: int) -> T
         BudgetError: the budget does not hold them.
     """
     pool = sequences * ctx
+    one, split = times.seconds(1), forecast.request.split
+    longer = times.seconds(sequences) / one if one else float(sequences)
     request = replace(
         forecast.request,
         ctx=pool,
         min_ctx=pool,
         ubatch=max(forecast.request.ubatch, sequences),
         min_ubatch=max(forecast.request.min_ubatch, sequences),
+        split=None if split is None else split.longer(longer),
     )
     weights = [_of_rows(weight, sequences) for weight in forecast.weights]
     rates = replace(forecast.rates, compute_s=times.seconds(sequences))

@@ -35,10 +35,12 @@ def row_times(
     paces = _paces(kinds, cores, rates.kernels)
     total = [sum(work[kind] * paces[kind.name][at] for kind in kinds) for at in range(len(ROWS))]
     points: list[tuple[int, float]] = []
+    # Nothing is computed here where all layers are elsewhere.
+    of_one = total[0] or math.inf
     for rows, seconds in zip(ROWS, total, strict=True):
         # What was disturbed is never below what fewer rows take.
         least = points[-1][1] if points else rates.compute_s
-        points.append((rows, max(rates.compute_s * seconds / total[0], least)))
+        points.append((rows, max(rates.compute_s * seconds / of_one, least)))
     return RowTimes(tuple(points))
 
 

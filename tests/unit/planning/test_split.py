@@ -77,4 +77,5 @@ def test_where_each_layer_lives() -> None:
     split = Split(3, (card,), (worker,))
     assert [layer for layer in range(11) if split.is_here(layer)] == [2, 3, 4]
     assert split.part == ", 3 of 11 layers"
+    assert replace(split, after=(replace(worker, seconds=0.5),)).longer(3.0).away_s == 1.5
     assert Split.from_json(json.loads(json.dumps(asdict(split)))) == split
