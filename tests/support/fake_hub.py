@@ -31,6 +31,7 @@ class FakeHub:
         stall_after: when set, the next download stands still after so many bytes, once.
         revisions: folders of other branches, tags and commits, by name.
         fails: when set, every request ends with this status.
+        files_fail: when set, so does every request for the bytes of a file.
     """
 
     def __init__(self, repo: str, folder: Path) -> None:
@@ -43,6 +44,7 @@ class FakeHub:
         self.stall_after: int | None = None
         self.revisions: dict[str, Path] = {}
         self.fails: int | None = None
+        self.files_fail: int | None = None
         self.stalled = threading.Event()
         hub = self
 
@@ -90,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub.log.requests.append((self.command, path, self.headers.get("Range")))
         if hub.fails:
             self._refuse(hub.fails, "")
+        elif hub.files_fail and self.command == "GET" and "/resolve/" in path:
+            self._refuse(hub.files_fail, "")
         elif hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
             self._refuse(401, "GatedRepo" if hub.gated else "RepoNotFound")
         elif path.startswith(f"/api/models/{hub.repo}"):

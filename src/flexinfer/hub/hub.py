@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import IO
 
 from flexinfer.errors import FlexInferError, ModelNotFoundError, RequestError
 from flexinfer.gguf.catalogue import (
@@ -18,11 +17,12 @@ from flexinfer.gguf.catalogue import (
     read_header,
     shard_paths,
 )
-from flexinfer.gguf.source import FileSource, Source
+from flexinfer.gguf.source import FileSource
 from flexinfer.hub import download as hub_download
 from flexinfer.hub.cache import cached_file, cached_files, require_home
 from flexinfer.hub.failures import hub_errors
 from flexinfer.hub.reference import Choice, Reference, choose, is_reference, is_settled, with_shards
+from flexinfer.hub.remote import RemoteSource
 from flexinfer.sizes import format_size
 
 __all__ = ["download", "is_reference", "locate", "read_remote", "require_space"]
@@ -151,27 +151,10 @@ def _missing(choice: Choice) -> int:
 
 
 def _remote_header(choice: Choice, file: str, number: int) -> Catalogue:
-    from huggingface_hub import HfFileSystem
-
     local = cached_file(choice.repo, file, choice.revision)
     if local is not None:
         with FileSource(local) as source:
             return read_header(source, file=number)
-    # No cache in between: the header's cursor asks for growing ranges, each of them once.
-    path = f"{choice.repo}/{file}"
-    system = HfFileSystem()
-    with system.open(path, "rb", revision=choice.revision, cache_type="none") as remote:
-        return read_header(_RemoteSource(choice.name(file), remote, int(remote.size)), file=number)
-
-
-class _RemoteSource(Source):
-    """A file on the hub that is read by ranges."""
-
-    def __init__(self, name: str, remote: IO[bytes], size: int) -> None:
-        self.name = name
-        self.size = size
-        self._remote = remote
-
-    def read_at(self, offset: int, nbytes: int) -> bytes:
-        self._remote.seek(offset)
-        return self._remote.read(min(nbytes, self.size - offset))
+    # The header's cursor asks for growing ranges, each of them once.
+    remote = RemoteSource(choice.name(file), choice.repo, file, choice.revision)
+    return read_header(remote, file=number)

@@ -93,6 +93,27 @@ def test_answers_are_told_apart(
     assert len(fake_hub.questions) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "asked", "words"),
+    [(500, 3, r"\(500\)"), (503, 3, r"\(503\)"), (429, 1, "wait some minutes"), (403, 1, "403")],
+)
+def test_a_hub_that_lists_what_it_does_not_give_is_not_asked_for_long(
+    fake_hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    asked: int,
+    words: str,
+) -> None:
+    use_hub(monkeypatch, fake_hub.endpoint, tmp_path / "home")
+    choice = hub.locate(f"hf:{REPO}")
+    fake_hub.files_fail = status
+    with pytest.raises((ReadError, ModelNotFoundError), match=words):
+        hub.read_remote(choice)
+    gets = [path for kind, path, _ in fake_hub.log.requests if kind == "GET"]
+    assert len([path for path in gets if "/resolve/" in path]) == asked
+
+
 def test_networks_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_hub(monkeypatch, "http://no.such.host.invalid", tmp_path)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
