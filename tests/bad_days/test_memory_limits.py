@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.command import FLEXINFER
 from support.decoding_bits import answer
 from support.tiny_model import TinyModel
 
@@ -19,6 +20,7 @@ from flexinfer.bench.limits import LimitedGroup, limited
 from flexinfer.errors import BudgetError, UnsupportedError
 from flexinfer.machine.machine import process_memory
 from flexinfer.sizes import format_size
+from flexinfer.synth.write import write_model
 
 MIB = 1 << 20
 Done = tuple["subprocess.CompletedProcess[str]", LimitedGroup]
@@ -115,6 +117,24 @@ def test_a_limit_on_the_process_is_named_and_ends_nothing_else(
             assert f"ulimit {option}" in done.stderr or "budget of" in done.stderr, done.stderr
     assert codes <= {0, 1}
     assert 0 in codes
+
+
+@pytest.mark.parametrize(("which", "code"), [("-n", 1), ("-Sn", 0)])
+def test_a_model_of_more_files_than_may_be_open(tmp_path: Path, which: str, code: int) -> None:
+    """A limit that this process may raise is raised."""
+    files = write_model("tiny-llama", tmp_path / "m.gguf", split=15)
+    words = ("run", str(files[0]), "-p", "one", "-n", "2", "-q", "--memory", "1GiB")
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit {which} 30; exec "$@"', "sh", *FLEXINFER, *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "the model has 15 files, but ulimit -n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # -- several models in one process ---------------------------------------------------------------

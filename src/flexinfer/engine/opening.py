@@ -23,6 +23,7 @@ from flexinfer.engine.process_ledger import beside_others
 from flexinfer.engine.trials import Outputs, Trials
 from flexinfer.errors import EngineError, ModelFileError
 from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.machine.descriptors import require_descriptors
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
 from flexinfer.native.device.owners import Runner
@@ -129,16 +130,15 @@ class Opening:
         with replaced(binding, ours), beside_others(self._ledger), working:
             yield
 
-    # -- loading ------------------------------------------------------------------------------
-
     def load(self, load: Callable[..., Any], path: bytes, params: Any) -> Any:
         """What `load` makes of these parameters, with the weights left where they are.
 
         Raises:
-            ModelFileError: llama.cpp does not load it.
+            ModelFileError, RequestError: llama.cpp does not load it; it has too many files.
         """
         import llama_cpp.llama_cpp as binding
 
+        require_descriptors(len(self._catalogue.paths))
         listed = self._elsewhere.set(params, self._device.address, binding.llama_max_devices())
         params.n_gpu_layers = _ALL_LAYERS
         params.split_mode = 1  # LLAMA_SPLIT_MODE_LAYER
