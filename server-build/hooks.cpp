@@ -1,4 +1,5 @@
 // What flexinfer adds to llama.cpp's server: routes, sentences, bounds, and an orderly end.
+#include "our-gate.h"
 #include "our-hooks.h"
 #include "our-program.h"
 #undef server_http_context
@@ -13,8 +14,6 @@
 #include <malloc.h>
 
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <mutex>
 #include <sstream>
 
@@ -44,8 +43,8 @@ std::string failure;
 const char * const STOPPING = "the server is stopping; send the request again once it runs";
 // One probability of one token: its text, its bytes and its number, as kept and as JSON.
 constexpr int64_t PROBABILITY_BYTES = 512;
-// Memory that a request takes by byte of text, by byte of an image and by value of its JSON: text is
-// tokenized with a symbol for each character, images are copied.
+// Memory that a request takes by byte of its body and by value of its JSON: text is tokenized with a
+// symbol for each character; where bodies may hold images that is counted in media.cpp.
 constexpr int64_t TEXT_COST = 100;
 constexpr int64_t COPY_COST = 6;
 constexpr int64_t VALUE_COST = 128;
@@ -86,35 +85,6 @@ std::shared_ptr<void> counted() {
 }
 
 // Requests are read a few at a time, so that together they take no more than was planned.
-class Gate {
-    std::mutex lock;
-    std::condition_variable left;
-    int64_t used = 0;
-
-  public:
-    bool enter(int64_t cost, const std::function<bool()> & gone) {
-        std::unique_lock<std::mutex> held(lock);
-        while (used + cost > flexinfer_hooks.request_bytes) {
-            left.wait_for(held, std::chrono::milliseconds(200));
-            if (gone()) {
-                return false;
-            }
-        }
-        used += cost;
-        return true;
-    }
-
-    void leave(int64_t cost) {
-        {
-            std::lock_guard<std::mutex> held(lock);
-            used -= cost;
-        }
-        left.notify_all();
-        if (cost > LARGE) {
-            malloc_trim(0);
-        }
-    }
-};
 Gate gate;
 
 int64_t cost_of(const server_http_req & req) {
@@ -125,7 +95,7 @@ int64_t cost_of(const server_http_req & req) {
     for (const char c : req.body) {
         values += c == '[' || c == '{' || c == ',' || c == ':';
     }
-    return (flexinfer_hooks.images ? COPY_COST : TEXT_COST) * size + VALUE_COST * values;
+    return (flexinfer_hooks.text_bytes ? COPY_COST : TEXT_COST) * size + VALUE_COST * values;
 }
 
 server_http_res_ptr refused(const std::string & message, const error_type type) {
@@ -144,11 +114,16 @@ handler_t gated(const handler_t & handler) {
                 std::to_string(flexinfer_hooks.request_bytes) + " are kept for requests; send less, or give the "
                 "server a larger --ctx or --memory", ERROR_TYPE_INVALID_REQUEST);
         }
-        if (!gate.enter(cost, req.should_stop)) {
+        if (!gate.enter(cost, flexinfer_hooks.request_bytes, req.should_stop)) {
             return refused(STOPPING, ERROR_TYPE_UNAVAILABLE);
         }
         const std::unique_ptr<const int64_t, void (*)(const int64_t *)> entered(
-            &cost, [](const int64_t * cost) { gate.leave(*cost); });
+            &cost, [](const int64_t * cost) {
+                gate.leave(*cost);
+                if (*cost > LARGE) {
+                    malloc_trim(0);
+                }
+            });
         return handler(req);
     };
 }
@@ -279,6 +254,15 @@ task_params server_schema::eval_llama_cmpl_schema(const llama_vocab * vocab, con
 }
 
 ENTRY const char * flexinfer_source() { return FLEXINFER_SOURCE; }
+
+// Whether --ssl-key-file and --ssl-cert-file are known.
+ENTRY int flexinfer_tls() {
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+    return 1;
+#else
+    return 0;
+#endif
+}
 
 ENTRY int flexinfer_server(int argc, char ** argv) {
     // What a request took goes back to the system when it is over, whichever thread answered it.

@@ -11,6 +11,10 @@ struct flexinfer_hooks {
     void (*free_model)(struct llama_model * model);
     /* llama.cpp's own function, never Python's: passes do not enter the interpreter here. */
     int32_t (*process)(struct llama_context *, enum llama_process_type, struct llama_batch_ext *);
+    /* The binding's own: llama_tokenize, mtmd_tokenize, mtmd_helper_bitmap_init_from_buf. */
+    int32_t (*tokenize)(const struct llama_vocab *, const char *, int32_t, llama_token *, int32_t, bool, bool);
+    void * tokenize_media;
+    void * decode_media;
     /* A pass failed, in the thread that ran it; may call flexinfer_fail. */
     void (*failed)(int32_t status);
     /* The model is loaded; anything but 0: do not serve. */
@@ -20,10 +24,11 @@ struct flexinfer_hooks {
     /* Our routes, as "GET /engine/plan\nPOST /engine/memory". */
     const char * routes;
     int64_t body_bytes;
-    /* Whether what is long in a body are images, which are not tokenized. */
-    int64_t images;
-    /* What requests may take together while they are read. */
+    /* What requests may take together while they are read; beside a projector (else 0) texts while
+     * they are tokenized and images while they are decoded. */
     int64_t request_bytes;
+    int64_t text_bytes;
+    int64_t pixel_bytes;
     int64_t threads;
     int64_t probability_bytes;
     int64_t context;

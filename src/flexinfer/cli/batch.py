@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import engine_options
+from flexinfer.cli.options import engine_options, log_move
 from flexinfer.cli.serving import serve_settings, until_lost
 from flexinfer.cli.slots import Slots
 from flexinfer.cli.streams import log, say
@@ -104,7 +104,7 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
             over=server.stop,
         )
 
-    server = Server(library, settings, planned, started, ending)
+    server = Server(library, settings, planned, started, ending, log_move)
     try:
         until_lost(server.run)
     finally:

@@ -21,6 +21,7 @@ from flexinfer.text import typed
 
 if TYPE_CHECKING:
     from flexinfer.foretell import Arguments
+    from flexinfer.machine.auto_budget import Move
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -207,6 +208,11 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def log_move(move: Move) -> None:
+    """Say on standard error that a budget follows the machine."""
+    log(str(move))
+
+
 def llama_options(
     memory: int | None,
     weight_memory: int | None,
@@ -222,7 +228,7 @@ def llama_options(
     """Keyword arguments for `flexinfer.Llama` from what `engine_options` collected."""
     return {
         "memory": "auto" if memory == AUTO else memory,
-        "on_move": lambda move: log(str(move)),
+        "on_move": log_move,
         "weight_memory": weight_memory,
         "n_threads": threads,
         "n_threads_batch": threads,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import engine_options
+from flexinfer.cli.options import engine_options, log_move
 from flexinfer.cli.serving import serve_settings, until_lost
 from flexinfer.cli.slots import Slots
 from flexinfer.cli.streams import log, say
@@ -107,7 +107,7 @@ def _serve(
     def started(served: ServedModel, port: int) -> None:
         _announce(settings, planned, served, port, as_json)
 
-    server = Server(library, settings, planned, started, ending)
+    server = Server(library, settings, planned, started, ending, log_move)
     if status := until_lost(server.run):
         raise click.exceptions.Exit(status)
 
@@ -131,7 +131,7 @@ def _announce(
     settings: Settings, planned: Planned, served: ServedModel, port: int, as_json: bool
 ) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{host}:{port}"
+    address = f"http{'s' if settings.flags.tls else ''}://{host}:{port}"
     sizes = planned.sizes
     if as_json:
         document = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flexinfer.cli.options import AUTO
 from flexinfer.cli.slots import AUTO_SLOTS
 from flexinfer.cli.streams import flush, log
-from flexinfer.errors import UnsupportedError, WorkerError
+from flexinfer.errors import WorkerError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 
 if TYPE_CHECKING:
@@ -60,11 +60,10 @@ def serve_settings(
     from flexinfer.serve.settings import Settings
 
     refuse_surroundings(os.environ)
-    if memory == AUTO:
-        raise UnsupportedError("serve does not follow the machine; give --memory a size")
     machine = Machine.detect()
     settings = Settings(
-        budget=granted_budget(memory, machine),
+        budget=granted_budget(None if memory == AUTO else memory, machine),
+        follows=memory == AUTO,
         threads=threads or machine.cores,
         kv=(kv_type, KV_TYPES[kv_type]),
         flash_attention=True if needs_flash_attention(kv_type) else flash_attn,

@@ -21,6 +21,7 @@ _DRAFTS = {
 }
 _MODEL_DRAFT = ("-md", "--model-draft", "--spec-draft-model")
 _CHECKPOINTS = ("-ctxcp", "--ctx-checkpoints", "--swa-checkpoints")
+_CERTIFICATE = ("--ssl-cert-file", "--ssl-key-file")
 # Whatever llama.cpp reads besides its command line.
 _VARIABLES = ("AIP_MODE", "LLAMA_API_KEY", "LLAMA_SERVER_ROUTER_PORT", "LLAMA_SERVER_CHILD_MODE")
 
@@ -33,12 +34,14 @@ class Extra:
         drafts: how many tokens a slot may draft at a time.
         draft_model: path of the model that drafts.
         checkpoints: how many a slot keeps, where it was asked.
+        tls: connections are encrypted.
     """
 
     flags: tuple[str, ...] = ()
     drafts: int = 0
     draft_model: str | None = None
     checkpoints: int | None = None
+    tls: bool = False
 
 
 def read_extra(flags: Sequence[str]) -> Extra:
@@ -63,6 +66,7 @@ def read_extra(flags: Sequence[str]) -> Extra:
         drafts,
         _first(given, _MODEL_DRAFT),
         None if checkpoints is None else _number(_CHECKPOINTS[1], checkpoints),
+        _checked_certificate(given),
     )
 
 
@@ -83,6 +87,26 @@ def refuse_surroundings(environment: Mapping[str, str]) -> None:
                 f"{path} sets llama.cpp's options, which flexinfer does not take; move it away "
                 "and give the options on the command line"
             )
+
+
+def _checked_certificate(given: Mapping[str, str]) -> bool:
+    """Whether a certificate is given, which can then be used."""
+    certificate, key = (given.get(flag) for flag in _CERTIFICATE)
+    if certificate is None and key is None:
+        return False
+    if certificate is None or key is None:
+        raise RequestError(f"{' and '.join(_CERTIFICATE)} go together; give both or neither")
+    import ssl  # late: few servers need it
+
+    try:
+        # An empty password: nobody is there to be asked for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"{certificate} with {key}: no certificate with its key ({error}); give two PEM files, "
+            "the key without a password"
+        ) from error
+    return True
 
 
 def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ WITH_VALUE = frozenset((
     "--slot-save-path", "--image-min-tokens", "--image-max-tokens", "--rope-scaling",
     "--rope-scale", "--rope-freq-base", "--rope-freq-scale", "--yarn-orig-ctx",
     "--yarn-ext-factor", "--yarn-attn-factor", "--yarn-beta-slow", "--yarn-beta-fast",
+    "--ssl-key-file", "--ssl-cert-file",
 ))
 SWITCHES = frozenset((
     "--ignore-eos", "-e", "--escape", "--no-escape", "-sp", "--special", "--spm-infill",
@@ -48,7 +49,6 @@ INSTEAD = {
     **dict.fromkeys(("-ctk", "-ctv", "--cache-type-k", "--cache-type-v"), "--kv-type"),
     **dict.fromkeys(("-t", "--threads", "-tb", "--threads-batch"), "--threads"),
     **dict.fromkeys(("-fa", "--flash-attn"), "--flash-attn of flexinfer serve"),
-    **dict.fromkeys(("--ssl-key-file", "--ssl-cert-file"), "a proxy that speaks TLS"),
     **dict.fromkeys(("-m", "--model", "-hf", "--hf-repo"), "the argument MODEL"),
     **dict.fromkeys(
         ("--lora", "-mm", "--mmproj", "--embeddings", "-a", "--alias", "--host", "--port"),

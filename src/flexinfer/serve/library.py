@@ -40,13 +40,17 @@ class _Hooks(ctypes.Structure):
         ("create", _Create),
         ("free_model", _Free),
         ("process", _Process),
+        ("tokenize", c_void_p),
+        ("tokenize_media", c_void_p),
+        ("decode_media", c_void_p),
         ("failed", _Failed),
         ("ready", _Ready),
         ("answer", _Answer),
         ("routes", c_char_p),
         ("body_bytes", c_int64),
-        ("images", c_int64),
         ("request_bytes", c_int64),
+        ("text_bytes", c_int64),
+        ("pixel_bytes", c_int64),
         ("threads", c_int64),
         ("probability_bytes", c_int64),
         ("context", c_int64),
@@ -92,7 +96,7 @@ class ServerLibrary:
                 "`flexinfer serve --build`, which takes some minutes and a C++ compiler"
             )
         # Its dependencies by path: nothing else may be found under their names.
-        ctypes.CDLL(str(Path(binding.__file__).parent / "lib" / "libmtmd.so.0"))
+        self._media = ctypes.CDLL(str(Path(binding.__file__).parent / "lib" / "libmtmd.so.0"))
         self._native = ctypes.CDLL(str(LIBRARY))
         self._native.flexinfer_source.restype = c_char_p
         built = self._native.flexinfer_source().decode()
@@ -105,6 +109,20 @@ class ServerLibrary:
         self._native.flexinfer_reply.argtypes = [c_void_p, c_int, c_char_p, c_char_p]
         self._native.flexinfer_reply.restype = None
         self._kept: list[Any] = []
+
+    @property
+    def tls(self) -> bool:
+        """Whether it was built with what encrypts connections."""
+        return bool(self._native.flexinfer_tls())
+
+    def require_tls(self) -> None:
+        """Raise `UnsupportedError` where connections cannot be encrypted."""
+        if not self.tls:
+            raise UnsupportedError(
+                "this server was built without TLS, since OpenSSL was not there to be linked in; "
+                "install its headers and static libraries (Debian: libssl-dev) and run `flexinfer "
+                "serve --build`, or put a proxy that speaks TLS before it"
+            )
 
     def connect(self, host: Host, routes: Sequence[str], limits: dict[str, int]) -> None:
         """Have the server ask `host`; `limits` are the integers among the hooks."""
@@ -120,6 +138,9 @@ class ServerLibrary:
         }
         for name, call in calls.items():
             setattr(hooks, name, call)
+        hooks.tokenize = _address(binding.llama_tokenize)
+        hooks.tokenize_media = _address(self._media.mtmd_tokenize)
+        hooks.decode_media = _address(self._media.mtmd_helper_bitmap_init_from_buf)
         hooks.routes = "\n".join(routes).encode()
         for name, limit in limits.items():
             setattr(hooks, name, limit)
@@ -141,6 +162,10 @@ class ServerLibrary:
     def _answer(self, host: Host, route: bytes, body: bytes, reply: int) -> None:
         status, kind, text = host.answer(route.decode(), body.decode("utf-8", "replace"))
         self._native.flexinfer_reply(reply, status, kind.encode(), text.encode())
+
+
+def _address(function: Any) -> int | None:
+    return ctypes.cast(function, c_void_p).value
 
 
 def _guarded(call: Callable[..., Any], failed: Any = None) -> Callable[..., Any]:

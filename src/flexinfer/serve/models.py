@@ -13,6 +13,8 @@ from flexinfer.engine.opening import Opening
 from flexinfer.engine.options import Options
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.machine.budget import granted_budget
+from flexinfer.machine.machine import Machine
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native import mirror
 from flexinfer.native.device.backends import InnerBackend
@@ -81,6 +83,15 @@ class ServedModel:
         """Bytes of locked weights that are in memory now."""
         storage = self.opening.storage
         return 0 if storage is None else storage.locked_bytes
+
+    def change_budget(self, wish: str | int) -> None:
+        """Let the process use so much from the next pass on, as far as it exists.
+
+        Raises:
+            SizeError: the wish cannot be read.
+            BudgetError: it does not hold the smallest window; everything is as before.
+        """
+        self.opening.change_budget(granted_budget(wish, Machine.detect()))
 
     @property
     def experts(self) -> Experts | None:

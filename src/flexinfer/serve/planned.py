@@ -20,13 +20,12 @@ from flexinfer.planning.plan import Request
 from flexinfer.rates.rates import drive_for, measure_rates
 from flexinfer.rates.row_times import row_times
 from flexinfer.serve.models import ModelFile
+from flexinfer.serve.reserve import Sizes, Wish
 from flexinfer.serve.settings import Settings
 from flexinfer.serve.sizing import (
     LARGEST_CONTEXT,
     LARGEST_UBATCH,
     MIN_CONTEXT,
-    Sizes,
-    Wish,
     decide,
 )
 from flexinfer.workers.cards import CardWish

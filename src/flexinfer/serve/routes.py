@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from flexinfer.errors import BudgetError, FlexInferError, RequestError, SizeError
-from flexinfer.machine.budget import granted_budget
-from flexinfer.machine.machine import Machine
 from flexinfer.memory.ledger import Ledger
 from flexinfer.planning import planner
 from flexinfer.serve.document import page
@@ -85,9 +83,8 @@ class Routes:
         return {"least": least, "most": max(most, least)}
 
     def _memory(self, body: str) -> dict[str, Any]:
-        wanted = granted_budget(_wish(body), Machine.detect())
-        model = self._model()
-        model.opening.change_budget(wanted)
+        wanted, model = _wish(body), self._model()
+        model.change_budget(wanted)
         return {"memory": self._ledger.limit, "mode": model.plan.mode}
 
     def _release(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import llama_cpp.llama_cpp as binding
 
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.errors import EngineError, WorkerError
+from flexinfer.machine.auto_budget import Follower, Move
+from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import device
 from flexinfer.serve.about import about
 from flexinfer.serve.ending import Ending
@@ -29,6 +31,22 @@ _TELLING_SECONDS = 0.5
 _T = TypeVar("_T")
 
 
+class _Dial:
+    """The budget of the process, as a `Follower` turns it."""
+
+    def __init__(self, model: ServedModel, ledger: Ledger) -> None:
+        self._model = model
+        self._ledger = ledger
+
+    @property
+    def memory(self) -> int | None:
+        return self._ledger.limit
+
+    @memory.setter
+    def memory(self, budget: int) -> None:
+        self._model.change_budget(budget)
+
+
 class Server:
     """llama.cpp's server over our engine, for one model.
 
@@ -38,6 +56,7 @@ class Server:
         planned: what came out of it.
         started: is told the port once requests are answered.
         ending: of the process, begun before anything was computed.
+        moved: is told each change of a budget that follows the machine.
     """
 
     def __init__(
@@ -47,6 +66,7 @@ class Server:
         planned: Planned,
         started: Callable[[ServedModel, int], None],
         ending: Ending,
+        moved: Callable[[Move], None] = lambda move: None,
     ) -> None:
         self._library = library
         self._settings = settings
@@ -58,7 +78,9 @@ class Server:
         self._models = Models(planned.files, self._ledger, self._opened)
         self._ending = ending
         ending.call(self._end)
+        self._moved = moved
         self._watch: Watch | None = None
+        self._follower: Follower | None = None
         self._failure: BaseException | None = None
         self._lost: WorkerError | None = None
         told = about(settings, planned.sizes, planned.main)
@@ -70,20 +92,26 @@ class Server:
         Raises:
             RequestError: the port cannot be had.
             WorkerError: a worker was lost; a new process serves without it.
+            UnsupportedError: connections cannot be encrypted.
             FlexInferError: it could not be started.
         """
+        if self._settings.flags.tls:
+            self._library.require_tls()
         check_port(self._settings.host, self._settings.port)
         sizes = self._planned.sizes
         limits = {
             "body_bytes": sizes.body,
-            "images": int(self._settings.mmproj is not None),
             "request_bytes": sizes.requests,
+            "text_bytes": sizes.texts,
+            "pixel_bytes": sizes.pixels,
             "threads": sizes.threads,
             "probability_bytes": sizes.probabilities,
             "context": sizes.ctx,
         }
         self._library.connect(self, self._routes.names, limits)
         status = self._library.run(self._planned.arguments)
+        if self._follower is not None:
+            self._follower.close()
         if self._watch is not None:
             self._watch.close()
         if self._failure is not None:
@@ -151,6 +179,8 @@ class Server:
             idle_seconds=self._settings.idle_seconds,
         )
         self._watch.start()
+        if self._settings.follows:
+            self._follower = Follower(_Dial(model, self._ledger), moved=self._moved)
         self._started(model, port)
         return True
 

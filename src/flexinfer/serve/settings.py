@@ -14,12 +14,14 @@ class Settings:
     """Sizes in bytes, `ctx` in tokens a slot; None: chosen.
 
     Attributes:
+        follows: the budget moves with what the machine can spare.
         kv: name and ggml's number of the KV cache's type.
         flags: llama-server's own, which are passed on.
         split: which layers are at workers.
     """
 
     budget: int
+    follows: bool = False
     slots: int = 1
     ctx: int | None = None
     ubatch: int | None = None

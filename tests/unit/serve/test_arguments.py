@@ -39,7 +39,11 @@ def test_drafts_are_counted(flags: list[str], drafts: int) -> None:
         (["--sleep-idle-seconds", "9"], "use --idle-release"),
         (["-c", "4096"], "use --ctx"),
         (["-np", "4"], "use --slots"),
-        (["--ssl-key-file", "key"], "a proxy that speaks TLS"),
+        (["--ssl-key-file", "key"], "go together; give both or neither"),
+        (
+            ["--ssl-key-file", "no-key", "--ssl-cert-file", "none"],
+            "none with no-key: no certificate",
+        ),
         (["--temp"], "--temp after -- lacks its value"),
         (["--temp", "1", "extra"], "'extra' is not among"),
         (["--temp=1"], "'--temp=1' is not among"),

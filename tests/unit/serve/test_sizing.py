@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from flexinfer.gguf.estimate import estimate_costs, estimate_weights
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.plan import Request
 from flexinfer.planning.rates import Rates
-from flexinfer.serve.sizing import Sizes, Wish, decide
+from flexinfer.serve.reserve import Sizes, Wish
+from flexinfer.serve.sizing import decide
 from flexinfer.synth.write import write_model
 
 MIB = 1 << 20
@@ -75,8 +77,51 @@ def test_other_files_and_caches_are_reserved(catalogue: Catalogue) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_the_arithmetic(catalogue: Catalogue) -> None:
-    with pytest.raises(BudgetError, match=r"are the server's own.* 1 slots of 2048"):
+    with pytest.raises(BudgetError, match=r"1 slots of 2048 tokens: .* the server's own") as error:
         sized(catalogue, ctx=2048, budget=64 * MIB)
+    sizes = re.findall(r"(?:process|own|cache|buffers|margin) ([0-9.]+) MiB", str(error.value))
+    assert len(sizes) == 5
+    assert abs(sum(map(float, sizes)) - smallest(error.value)) < 2
+
+
+def smallest(error: BudgetError) -> int:
+    found = re.search(r"the smallest that would do is (\d+) MiB", str(error))
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"ctx": 2048},
+        {"slots": 8, "ctx": 1024},
+        {"slots": 16, "drafts": 4, "ctx": 512},
+        {"projector": 300 * MIB, "ctx": 512},
+        {"lora": 90 * MIB, "draft": 40 * MIB},
+        {},
+    ],
+)
+def test_the_smallest_budget_that_is_named_is_the_smallest(
+    catalogue: Catalogue, wishes: dict[str, Any]
+) -> None:
+    with pytest.raises(BudgetError) as error:
+        sized(catalogue, **wishes, budget=48 * MIB)
+    least = smallest(error.value)
+    assert sized(catalogue, **wishes, budget=least * MIB).reserve < least * MIB
+    # The model's part and the server's are each rounded up to whole MiB.
+    with pytest.raises(BudgetError, match=f"the smallest that would do is {least} MiB"):
+        sized(catalogue, **wishes, budget=(least - 2) * MIB)
+
+
+def test_beside_a_projector_texts_and_images_have_shares_of_their_own(
+    catalogue: Catalogue,
+) -> None:
+    alone, beside = sized(catalogue), sized(catalogue, projector=MIB)
+    assert (alone.texts, alone.pixels) == (0, 0)
+    assert beside.texts == alone.requests
+    assert beside.pixels == 64 * MIB
+    assert beside.reserve - alone.reserve > beside.requests + beside.pixels
+    assert sized(catalogue, projector=MIB, budget=4096 * MIB).pixels == 256 * MIB
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+// Beside a projector bodies hold texts and images, and only what is done to them tells which: texts
+// are counted where they are tokenized, images before they are decoded. What holds such a share
+// waits for nobody, so shares always come free.
+#include "our-gate.h"
+#include "our-hooks.h"
+
+#include "mtmd-helper.h"
+#include "mtmd.h"
+
+#include <malloc.h>
+
+#include <stdexcept>
+#include <string>
+
+#define STB_IMAGE_IMPLEMENTATION
+#define STB_IMAGE_STATIC
+#include <stb/stb_image.h>
+
+namespace {
+
+// A symbol for each character, and pixels as they are unpacked, converted and copied.
+constexpr int64_t TEXT_COST = 100;
+constexpr int64_t PIXEL_COST = 16;
+constexpr int64_t LARGE = 1 << 20;
+
+Gate texts, pixels;
+
+class Share {
+    Gate & gate;
+    int64_t cost;
+
+  public:
+    Share(Gate & gate, int64_t cost, int64_t most, const std::string & what) : gate(gate), cost(cost) {
+        if (cost > most) {
+            throw std::invalid_argument(
+                what + " takes " + std::to_string(cost) + " bytes of memory, of which " + std::to_string(most) +
+                " are kept for that; send less, or give the server a larger --ctx or --memory");
+        }
+        gate.enter(cost, most, [] { return false; });
+    }
+    ~Share() {
+        gate.leave(cost);
+        if (cost > LARGE) {
+            malloc_trim(0);
+        }
+    }
+    Share(const Share &) = delete;
+    Share & operator=(const Share &) = delete;
+};
+
+bool counted() {
+    return flexinfer_hooks.text_bytes > 0;
+}
+
+}  // namespace
+
+extern "C" int32_t llama_tokenize(const struct llama_vocab * vocab, const char * text, int32_t text_len,
+                                  llama_token * tokens, int32_t n_tokens_max, bool add_special, bool parse_special) {
+    const auto call = [&] {
+        return flexinfer_hooks.tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
+    };
+    if (!counted()) {
+        return call();
+    }
+    const Share share(texts, TEXT_COST * text_len, flexinfer_hooks.text_bytes, "reading this text");
+    return call();
+}
+
+int32_t mtmd_tokenize(const mtmd_context * context, mtmd_input_chunks * chunks, const mtmd_input_text * text,
+                      const mtmd_bitmap * const * bitmaps, size_t count) {
+    const auto call = reinterpret_cast<decltype(&mtmd_tokenize)>(flexinfer_hooks.tokenize_media);
+    const Share share(texts, TEXT_COST * (int64_t) text->text_len, flexinfer_hooks.text_bytes, "reading this text");
+    return call(context, chunks, text, bitmaps, count);
+}
+
+mtmd_helper_bitmap_wrapper mtmd_helper_bitmap_init_from_buf(const mtmd_context * context, const unsigned char * data,
+                                                            size_t size, bool placeholder, mtmd_helper_init_opt options) {
+    const auto call = reinterpret_cast<decltype(&mtmd_helper_bitmap_init_from_buf)>(flexinfer_hooks.decode_media);
+    int width = 0, height = 0, channels = 0;
+    if (!stbi_info_from_memory(data, (int) size, &width, &height, &channels)) {
+        width = height = 0;  // no image: it is refused or takes what its bytes take
+    }
+    const std::string what = "an image of " + std::to_string(width) + " x " + std::to_string(height) + " pixels";
+    const Share share(pixels, PIXEL_COST * width * height, flexinfer_hooks.pixel_bytes, what);
+    return call(context, data, size, placeholder, options);
+}

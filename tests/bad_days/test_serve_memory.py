@@ -1,0 +1,139 @@
+"""A server's memory, looked at from outside: never above its budget, also where that is changed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.sampled import sampling
+from support.served import Served, events, serving
+
+from flexinfer.bench.limits import limited
+from flexinfer.errors import UnsupportedError
+from flexinfer.synth.shapes import Shape
+from flexinfer.synth.write import write_model
+
+MIB = 1 << 20
+CONTEXT = 512
+# 130 MB in f16: most of each budget below is weights.
+SHAPE = Shape(16, 512, 2048, 8, 2, 4096, 64, context=2048)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("budget") / "model.gguf"
+    write_model(SHAPE, path, "f16")
+    return path
+
+
+@contextmanager
+def in_group(model: Path, budget: int, slots: int, *options: object) -> Iterator[Served]:
+    """A server in a group that holds its budget and no more, and is never killed for it."""
+    sizes = ("--memory", f"{budget}MiB", "--slots", slots, "--ctx", CONTEXT)
+    try:
+        with (
+            limited(memory=budget * MIB) as group,
+            group.watch(0.005) as seen,
+            serving(model, *sizes, *options, group=group) as served,
+        ):
+            yield served
+            assert group.oom_kills == 0
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    assert seen.samples > 20
+    assert seen.peak <= budget * MIB
+
+
+@contextmanager
+def kept(served: Served, mebibytes: int) -> Iterator[None]:
+    """Looks from outside until the end, from now on."""
+    with sampling(served.process.pid) as seen:
+        yield
+    assert seen.samples > 3
+    assert seen.peak <= mebibytes * MIB, f"{seen.peak / MIB:.1f} of {mebibytes} MiB"
+
+
+def wish(number: int) -> dict[str, Any]:
+    """A prompt that nearly fills its slot, unlike all others, and some probabilities."""
+    chosen = random.Random(number)
+    prompt = [chosen.randrange(5, 4000) for _ in range(CONTEXT - 20)]
+    return {"prompt": prompt, "n_predict": 8, "n_probs": 10 * (number % 2), "ignore_eos": True}
+
+
+def ask(served: Served, slots: int, first: int = 0) -> None:
+    """More requests than slots, all at once, and one whose client leaves."""
+    with ThreadPoolExecutor(slots + 2) as pool:
+        answers = [
+            pool.submit(served.complete, **wish(number))
+            for number in range(first, first + slots + 2)
+        ]
+        with served.stream("/completion", wish(first + 99)) as leaving:
+            next(events(leaving))
+        for answer in answers:
+            assert answer.result()["tokens_predicted"] == 8
+
+
+def lower(served: Served, mebibytes: int) -> None:
+    status, answer = served.post("/engine/memory", {"memory": f"{mebibytes}MiB"})
+    assert (status, answer.get("memory")) == (200, mebibytes * MIB), answer
+
+
+@pytest.mark.parametrize(
+    ("slots", "budgets"), [(1, (220, 170, 150, 200, 145)), (8, (260, 210, 190, 230, 185))]
+)
+def test_each_budget_is_kept_from_the_answer_on(
+    model: Path, slots: int, budgets: tuple[int, ...]
+) -> None:
+    with in_group(model, budgets[0], slots) as served:
+        ask(served, slots)
+        for number, budget in enumerate(budgets[1:]):
+            lower(served, budget)
+            with kept(served, budget):
+                ask(served, slots, first=20 * number)
+            assert served.stats["memory"]["budget"] == budget * MIB
+        assert served.get("/engine/plan")[1]["streamed_bytes"] > 0
+        status, answer = served.post("/engine/memory", {"memory": "40MiB"})
+        assert status == 400
+        assert "give a larger memory budget" in answer["error"]["message"]
+        with kept(served, budgets[-1]):
+            ask(served, slots, first=90)
+
+
+def test_a_budget_is_lowered_while_answers_are_under_way(model: Path) -> None:
+    with in_group(model, 240, 4) as served, ThreadPoolExecutor(6) as pool:
+        ask(served, 4)
+        answers = [
+            pool.submit(served.complete, **wish(number) | {"n_predict": 15}) for number in range(6)
+        ]
+        before = served.stats["passes"]
+        while served.stats["passes"] < before + 2:
+            pass
+        lower(served, 180)
+        with kept(served, 180):
+            for answer in answers:
+                assert answer.result()["tokens_predicted"] == 15
+
+
+def test_a_budget_is_lowered_while_the_weights_are_given_back(model: Path) -> None:
+    with in_group(model, 220, 1) as served:
+        expected = served.complete(prompt=[3, 9], n_predict=8, temperature=0)["content"]
+        assert served.post("/engine/release", {}) == (200, {"released": True})
+        lower(served, 150)
+        with kept(served, 150):
+            answer = served.complete(prompt=[3, 9], n_predict=8, temperature=0)
+            assert answer["content"] == expected
+            ask(served, 1)
+
+
+def test_a_budget_beyond_the_group_is_held_below_it(model: Path) -> None:
+    with in_group(model, 160, 2) as served:
+        ask(served, 2)
+        status, answer = served.post("/engine/memory", {"memory": "260MiB"})
+        assert status == 200, answer
+        assert answer["memory"] <= 160 * MIB
+        ask(served, 2, first=20)
