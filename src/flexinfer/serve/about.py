@@ -6,8 +6,8 @@ from typing import Any
 
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.serve.arguments import Extra
+from flexinfer.serve.reserve import Sizes
 from flexinfer.serve.settings import Settings
-from flexinfer.serve.sizing import Sizes
 
 _TEMPLATES = {"--chat-template", "--chat-template-file"}
 _RANKS = {"--rerank", "--reranking"}

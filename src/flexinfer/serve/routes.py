@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flexinfer.errors import BudgetError, FlexInferError, RequestError, SizeError
+from flexinfer.machine.machine import Machine
 from flexinfer.memory.ledger import Ledger
 from flexinfer.planning import planner
 from flexinfer.serve.document import page
