@@ -82,7 +82,6 @@ def test_flags_that_are_not_passed_on_are_named(flags: tuple[str, ...], word: st
         (("--mmproj", "nowhere.gguf"), ("nowhere.gguf", "No such file")),
         (("--ubatch", 8, "--slots", 16), ("--ubatch 8", "16 slots")),
         (("--weight-memory", "1KiB"), ("too small",)),
-        (("--memory", "auto"), ("--memory",)),
     ],
 )
 def test_options_that_cannot_be_met_are_said(
