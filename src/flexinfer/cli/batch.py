@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import engine_options, log_move
+from flexinfer.cli.options import engine_options
 from flexinfer.cli.serving import serve_settings, until_lost
 from flexinfer.cli.slots import Slots
-from flexinfer.cli.streams import log, say
+from flexinfer.cli.streams import log, log_line, say
 
 if TYPE_CHECKING:
     from flexinfer.batch.job import Job
@@ -104,7 +104,7 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
             over=server.stop,
         )
 
-    server = Server(library, settings, planned, started, ending, log_move)
+    server = Server(library, settings, planned, started, ending, log_line)
     try:
         until_lost(server.run)
     finally:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from flexinfer.cli.placing import PLACING
-from flexinfer.cli.streams import log
+from flexinfer.cli.streams import log_line
 from flexinfer.errors import RequestError, SizeError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 from flexinfer.planning.drafted import NAMES, OFF
@@ -21,7 +21,6 @@ from flexinfer.text import typed
 
 if TYPE_CHECKING:
     from flexinfer.foretell import Arguments
-    from flexinfer.machine.auto_budget import Move
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -208,11 +207,6 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def log_move(move: Move) -> None:
-    """Say on standard error that a budget follows the machine."""
-    log(str(move))
-
-
 def llama_options(
     memory: int | None,
     weight_memory: int | None,
@@ -228,7 +222,7 @@ def llama_options(
     """Keyword arguments for `flexinfer.Llama` from what `engine_options` collected."""
     return {
         "memory": "auto" if memory == AUTO else memory,
-        "on_move": log_move,
+        "on_move": log_line,
         "weight_memory": weight_memory,
         "n_threads": threads,
         "n_threads_batch": threads,

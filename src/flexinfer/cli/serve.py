@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import engine_options, log_move
+from flexinfer.cli.options import engine_options
 from flexinfer.cli.serving import serve_settings, until_lost
 from flexinfer.cli.slots import Slots
-from flexinfer.cli.streams import log, say
+from flexinfer.cli.streams import log, log_line, say
 from flexinfer.errors import FlexInferError
 from flexinfer.sizes import format_size
 from flexinfer.text import one_line
@@ -107,7 +107,7 @@ def _serve(
     def started(served: ServedModel, port: int) -> None:
         _announce(settings, planned, served, port, as_json)
 
-    server = Server(library, settings, planned, started, ending, log_move)
+    server = Server(library, settings, planned, started, ending, log_line)
     if status := until_lost(server.run):
         raise click.exceptions.Exit(status)
 

@@ -90,6 +90,11 @@ def log(text: str = "", *, nl: bool = True) -> None:
     click.echo(text, sys.stderr, nl=nl)
 
 
+def log_line(said: object) -> None:
+    """Write to the log what an engine tells while it goes on, as that its budget moved."""
+    log(str(said))
+
+
 def flush() -> None:
     """Have everything written that is to be.
 
