@@ -141,7 +141,7 @@ def test_a_command_keeps_the_budget_and_its_plan(models: tuple[Path, Path]) -> N
 
 def refused(large: Path, draft: Path, kind: type[Exception], match: str) -> None:
     with pytest.raises(kind, match=match):
-        Llama(str(large), draft=str(draft), memory="400MiB", **SIZES)
+        Llama(str(large), draft=str(draft), weight_memory="30MiB", **SIZES)
 
 
 def test_what_cannot_draft(
@@ -152,7 +152,7 @@ def test_what_cannot_draft(
     refused(large, tmp_path / "none.gguf", FileNotFoundError, "none.gguf")
     mamba = tiny.write("mamba-dense", tmp_path)
     with pytest.raises(UnsupportedError, match="so it cannot draft; give another model"):
-        Llama(str(mamba), draft=str(mamba), memory="400MiB", **SIZES)
+        Llama(str(mamba), draft=str(mamba), weight_memory="30MiB", **SIZES)
 
 
 def in_the_middle(llm: Llama, act: Callable[[], object]) -> list[BaseException]:
@@ -179,7 +179,7 @@ def in_the_middle(llm: Llama, act: Callable[[], object]) -> list[BaseException]:
 
 def test_closing_ends_both(models: tuple[Path, Path]) -> None:
     large, small = models
-    llm = Llama(str(large), draft=str(small), memory="400MiB", **SIZES)
+    llm = Llama(str(large), draft=str(small), weight_memory="30MiB", **SIZES)
     (error,) = in_the_middle(llm, llm.close)
     assert isinstance(error, EngineError)
     with pytest.raises(EngineError, match="closed"):
