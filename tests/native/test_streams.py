@@ -28,8 +28,10 @@ _SAYS = sorted(set(_WORDS) - {"bench", "chat"})
 
 def test_each_command_is_here() -> None:
     assert isinstance(main._group, click.Group)
-    # Those two need a server that is built apart.
-    assert {*_WORDS, "serve", "batch"} == {*main._group.list_commands(click.Context(main._group))}
+    # These need a library that is built apart.
+    assert {*_WORDS, "serve", "batch", "worker"} == {
+        *main._group.list_commands(click.Context(main._group))
+    }
 
 
 @pytest.fixture
