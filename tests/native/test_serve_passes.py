@@ -94,7 +94,9 @@ def test_metrics_and_stats_agree(server: Served) -> None:
 def test_the_plan_has_the_sizes_of_the_server_beside_its_own(server: Served) -> None:
     status, plan = server.get("/engine/plan")
     assert status == 200
-    assert plan["server"] == {"slots": SLOTS, "slot_ctx": 256, "said": []}
+    told = {key: plan["server"][key] for key in ("slots", "slot_ctx", "said", "answers", "memory")}
+    sizes = {"slots": SLOTS, "slot_ctx": 256, "said": []}
+    assert told == {**sizes, "answers": "chat", "memory": None}
     # Those of experts, of which this model has none.
     assert plan["slots"] == []
     assert plan["ctx"] == SLOTS * 256

@@ -21,6 +21,7 @@ from flexinfer.cli.streams import log, log_line, say
 if TYPE_CHECKING:
     from flexinfer.batch.job import Job
     from flexinfer.batch.results import Results
+    from flexinfer.gguf.catalogue import Catalogue
     from flexinfer.serve.models import ServedModel
 
 # llama.cpp's server says errors only: it is not what was asked to run.
@@ -78,13 +79,8 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
     catalogue = local_model(model, options)
     # Nobody else is to be answered meanwhile.
     key = secrets.token_urlsafe()
-    flags: tuple[str, ...] = _FLAGS
-    if job.only_embeddings and catalogue.parameter("pooling_type") is None:
-        # OpenAI's embeddings are one for a text, which such a model says nothing about.
-        flags = (*flags, "--pooling", "mean")
-    settings = serve_settings(
-        catalogue, flags, port=0, api_key=key, embeddings=job.only_embeddings, **options
-    )
+    options |= {"port": 0, "api_key": key, "embeddings": job.only_embeddings}
+    settings = serve_settings(catalogue, _flags(job, catalogue), **options)
     planned = plan_server(settings, catalogue)
     bound = foretold(settings, catalogue, planned.sizes).bound_tok_s
     watching = threading.Event()
@@ -95,20 +91,23 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
             log(f"{plan.mode}; {plan.computed}")
             log(f"{sizes.slots} slots of {sizes.ctx} tokens")
             threading.Thread(target=_watch, args=(job, watching), daemon=True).start()
-        job.start(
-            f"http://127.0.0.1:{port}",
-            key,
-            sizes.slots,
-            bound,
-            stopped=lambda: server.stopping,
-            over=server.stop,
-        )
+        url = f"http://127.0.0.1:{port}"
+        ends: Any = {"stopped": lambda: server.stopping, "over": server.stop}
+        job.start(url, key, sizes.slots, bound, **ends)
 
     server = Server(library, settings, planned, started, ending, log_line)
     try:
         until_lost(server.run)
     finally:
         watching.set()
+
+
+def _flags(job: Job, catalogue: Catalogue) -> tuple[str, ...]:
+    """Of llama-server, for these requests."""
+    if job.only_embeddings and catalogue.parameter("pooling_type") is None:
+        # OpenAI's embeddings are one for a text, which such a model says nothing about.
+        return (*_FLAGS, "--pooling", "mean")
+    return _FLAGS
 
 
 def _watch(job: Job, over: threading.Event) -> None:
