@@ -6,12 +6,12 @@ Works with any ggml device that has memory of its own, a worker's or a graphics 
 from __future__ import annotations
 
 import ctypes
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flexinfer.native.library import Library, library
 from flexinfer.native.mirror import InitParams
+from flexinfer.native.timing import least_seconds
 
 _DESCRIPTIONS = 1 << 20
 _COLUMNS = 4096
@@ -38,7 +38,7 @@ class RemoteProbe:
 
     def latency(self) -> float:
         """Seconds for a question and its answer."""
-        return _best(lambda: self._get("result", 4))
+        return least_seconds(lambda: self._get("result", 4), _REPEATS)
 
     def compute(self) -> float:
         """Seconds to go over the weight for one row, with a question and its answer."""
@@ -47,7 +47,7 @@ class RemoteProbe:
             self._native.ggml_backend_graph_compute(self._backend, self._graph)
             self._get("result", 4)
 
-        return _best(once)
+        return least_seconds(once, _REPEATS)
 
     def send(self) -> tuple[float, int]:
         """Seconds to send so many bytes, and to hear that they came."""
@@ -57,7 +57,7 @@ class RemoteProbe:
             self._native.ggml_backend_tensor_set(self._tensors["mail"], self._content, 0, size)
             self._get("mail", 4)
 
-        return _best(once), size
+        return least_seconds(once, _REPEATS), size
 
     def _get(self, name: str, size: int) -> None:
         place = ctypes.create_string_buffer(size)
@@ -103,12 +103,3 @@ def probing(
             native.ggml_backend_buffer_free(buffer)
         native.ggml_free(context)
         native.ggml_backend_free(backend)
-
-
-def _best(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)

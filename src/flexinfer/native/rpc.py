@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, c_bool, c_char_p, c_int, c_size_t, c_uint64, c_void_p
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flexinfer.errors import UnsupportedError, WorkerError
+from flexinfer.errors import WorkerError
+from flexinfer.native.built import open_built
 from flexinfer.native.cards import free_memory
 from flexinfer.native.library import library
 
@@ -25,7 +25,6 @@ LIBRARY = Path(__file__).with_name("libflexinfer-rpc.so")
 _Admit = CFUNCTYPE(c_bool, c_uint64)
 _Client = CFUNCTYPE(None, c_char_p, c_int)
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "flexinfer_rpc_source": (c_char_p, []),
     "flexinfer_rpc_lost": (c_char_p, [c_char_p]),
     "flexinfer_rpc_drop": (None, [c_char_p, c_char_p]),
     "flexinfer_rpc_refuse": (None, []),
@@ -45,23 +44,11 @@ class Rpc:
     """
 
     def __init__(self) -> None:
-        if not LIBRARY.is_file():
-            raise UnsupportedError(
-                "llama.cpp's RPC backend was not built with this installation; run "
-                "`flexinfer serve --build`, which takes some minutes and a C++ compiler"
-            )
-        library()
-        self._native = ctypes.CDLL(str(LIBRARY))
+        library()  # what the backend is linked to
+        self._native = open_built(LIBRARY, "RPC backend", "flexinfer_rpc_source")
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._native, name)
             function.restype, function.argtypes = result, arguments
-        built = self._native.flexinfer_rpc_source().decode()
-        installed = f"llama-cpp-python=={version('llama-cpp-python')}"
-        if built != installed:
-            raise UnsupportedError(
-                f"the RPC backend was built from {built} but {installed} is installed; run "
-                "`flexinfer serve --build`"
-            )
         self._lock = threading.Lock()
         self._devices: dict[str, int] = {}
         self._kept: list[Any] = []

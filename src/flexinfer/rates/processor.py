@@ -8,8 +8,7 @@ kernels take one row at a time where those of `MUL_MAT` take several.
 from __future__ import annotations
 
 import struct
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from flexinfer.gguf.types import QuantType
@@ -18,6 +17,7 @@ from flexinfer.native.device.backends import InnerBackend
 from flexinfer.native.library import Library, library
 from flexinfer.native.mirror import CGraph, InitParams, Tensor
 from flexinfer.native.packing import Packer, Packing, packer
+from flexinfer.native.timing import least_seconds
 from flexinfer.planning.kernels import Kernels
 from flexinfer.rates.type_rates import Product, TypeRates
 from flexinfer.sizes import ALIGNMENT
@@ -143,7 +143,7 @@ class _Probe:
             Tensor.from_address(result).data = place + 4 * _COLUMNS * rows
             nodes = CGraph.from_address(graph)
             done = nbytes // matrices * used * rows
-            return done / _best_time(lambda: self._backend.compute(nodes))
+            return done / least_seconds(lambda: self._backend.compute(nodes), _REPEATS)
         finally:
             native.ggml_free(context)
 
@@ -162,7 +162,9 @@ class _Probe:
             packing = self._packing_of(weight)
             if packing is None:
                 return 0.0
-            return nbytes / _best_time(lambda: packing.pack(self._arena.address, nbytes))
+            return nbytes / least_seconds(
+                lambda: packing.pack(self._arena.address, nbytes), _REPEATS
+            )
         finally:
             self._native.ggml_free(context)
 
@@ -183,12 +185,3 @@ class _Probe:
         if packing is not None:
             tensor = Tensor.from_address(weight)
             tensor.buffer, tensor.extra = packing.buffer, packing.extra
-
-
-def _best_time(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from ctypes import CFUNCTYPE, c_char_p, c_int, c_int32, c_int64, c_void_p
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import llama_cpp.llama_cpp as binding
 
 from flexinfer.errors import EngineError, UnsupportedError
+from flexinfer.native.built import open_built
 
 LIBRARY = Path(__file__).with_name("libflexinfer-server.so")
 # In a checkout, and where a wheel puts it.
@@ -90,22 +90,10 @@ class ServerLibrary:
     """
 
     def __init__(self) -> None:
-        if not LIBRARY.is_file():
-            raise UnsupportedError(
-                "llama.cpp's server was not built with this installation; run "
-                "`flexinfer serve --build`, which takes some minutes and a C++ compiler"
-            )
         # Its dependencies by path: nothing else may be found under their names.
-        self._media = ctypes.CDLL(str(Path(binding.__file__).parent / "lib" / "libmtmd.so.0"))
-        self._native = ctypes.CDLL(str(LIBRARY))
-        self._native.flexinfer_source.restype = c_char_p
-        built = self._native.flexinfer_source().decode()
-        installed = f"llama-cpp-python=={version('llama-cpp-python')}"
-        if built != installed:
-            raise UnsupportedError(
-                f"the server was built from {built} but {installed} is installed; run "
-                "`flexinfer serve --build`"
-            )
+        media = Path(binding.__file__).parent / "lib" / "libmtmd.so.0"
+        self._native = open_built(LIBRARY, "server", "flexinfer_source", [media])
+        self._media = ctypes.CDLL(str(media))
         self._native.flexinfer_reply.argtypes = [c_void_p, c_int, c_char_p, c_char_p]
         self._native.flexinfer_reply.restype = None
         self._kept: list[Any] = []
