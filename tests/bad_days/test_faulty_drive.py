@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from support.decoding_bits import answer, open_tiny
-from support.faulty_drive import FaultyDrive, mounted
+from support.faulty_drive import FaultyDrive
+from support.model_drive import holding
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
@@ -19,14 +19,8 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 @pytest.fixture(scope="module")
 def drive(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyDrive]:
     folder = tmp_path_factory.mktemp("drive")
-    source = folder / "source"
-    source.mkdir()
-    shutil.copy(tiny_model("tiny-llama", "q4_0"), source / "model.gguf")
-    try:
-        with mounted(source, folder / "mounted") as drive:
-            yield drive
-    except OSError as error:
-        pytest.skip(str(error))
+    with holding(tiny_model("tiny-llama", "q4_0"), folder) as drive:
+        yield drive
 
 
 @pytest.fixture
@@ -76,14 +70,8 @@ def network(
 ) -> Iterator[FaultyDrive]:
     """A drive whose short reads reach whoever reads."""
     folder = tmp_path_factory.mktemp("network")
-    source = folder / "source"
-    source.mkdir()
-    shutil.copy(tiny_model("tiny-llama", "q4_0"), source / "model.gguf")
-    try:
-        with mounted(source, folder / "mounted", direct_io=True) as drive:
-            yield drive
-    except OSError as error:
-        pytest.skip(str(error))
+    with holding(tiny_model("tiny-llama", "q4_0"), folder, direct_io=True) as drive:
+        yield drive
 
 
 @pytest.mark.parametrize("fault", ["short", "crumbs"])

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.faulty_drive import FaultyDrive, mounted
-from support.served import Served, events, serving
+from support.faulty_drive import FaultyDrive
+from support.model_drive import holding
+from support.served import ASKED, Served, events, serving
 from support.tiny_model import TinyModel
 
-ASKED: dict[str, Any] = {
-    "prompt": [3, 17, 101],
-    "n_predict": 8,
-    "temperature": 0,
-    "ignore_eos": True,
-    "cache_prompt": False,
-    "return_tokens": True,
-}
 CHAT = {"messages": [{"role": "user", "content": "O"}], "max_tokens": 4000}
 
 
 @pytest.fixture(scope="module")
 def drive(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyDrive]:
     folder = tmp_path_factory.mktemp("drive")
-    source = folder / "source"
-    source.mkdir()
-    shutil.copy(tiny_model("tiny-llama", "q4_0"), source / "model.gguf")
-    try:
-        with mounted(source, folder / "mounted") as drive:
-            yield drive
-    except OSError as error:
-        pytest.skip(str(error))
+    with holding(tiny_model("tiny-llama", "q4_0"), folder) as drive:
+        yield drive
 
 
 @pytest.fixture(scope="module")

@@ -9,23 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.served import Served, events, serving
+from support.served import ASKED, Served, events, serving
 from support.tiny_model import TinyModel
 from support.workers import Running, free_port, worker
 
 from flexinfer.serve.library import LIBRARY
 
-ASKED: dict[str, Any] = {
-    "prompt": [3, 17, 101],
-    "n_predict": 8,
-    "temperature": 0,
-    "ignore_eos": True,
-    "cache_prompt": False,
-    "return_tokens": True,
-}
 _REQUESTS = 12
 
 
