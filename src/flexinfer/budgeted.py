@@ -125,7 +125,7 @@ class Budgeted(Drafting):
         if self._beside is not None:
             self._beside.give_last()
         source, plan = self._beside.source if self._beside else None, self.plan
-        times = row_times(plan.weights, self.catalogue.types, plan.rates, self._threads)
+        times = row_times(plan.weights, self.catalogue.types, plan.rates, self._threads, {})
         self._draft_by(drafts_of(source, plan, times, self.n_ctx(), plan.ubatch))
 
     def _check_draftable(self) -> None:

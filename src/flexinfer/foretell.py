@@ -25,7 +25,7 @@ from flexinfer.planning.plan import LEAST_CONTEXT, MIN_UBATCH, Costs, CostsOf, R
 from flexinfer.planning.rates import Rates
 from flexinfer.planning.strategies import check_strategy
 from flexinfer.rates.kernels import kernels_for
-from flexinfer.rates.rates import drive_for, measure_rates
+from flexinfer.rates.rates import drive_for, measure_rates, remembered_rows
 from flexinfer.rates.row_times import row_times
 from flexinfer.sizes import optional_size
 from flexinfer.workers.cards import wished
@@ -159,7 +159,8 @@ def _costs(catalogue: Catalogue, arguments: Arguments, batch: int) -> CostsOf:
 def foretell_rows(catalogue: Catalogue, forecast: Forecast, cores: int | None) -> RowTimes:
     """How long passes over several rows take here: remembered, or measured within a second."""
     threads = cores or Machine.detect().cores
-    return row_times(forecast.weights, catalogue.types, forecast.rates, threads)
+    seen = remembered_rows(catalogue, threads, forecast.rates.kernels)
+    return row_times(forecast.weights, catalogue.types, forecast.rates, threads, seen)
 
 
 def require_fit(catalogue: Catalogue, arguments: Arguments) -> None:

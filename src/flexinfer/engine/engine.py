@@ -150,7 +150,9 @@ class Engine:
         if not settled:
             return
         seconds = one.compute_s + one.wait_s + one.away_s
-        self.observed.note(rows, seconds, one.wait_s, one.idle_s, one.read_bytes, away=one.away_s)
+        if rows == 1 or not self._keeps_rows:  # kept ones cost more than several sequences'
+            read = one.read_bytes
+            self.observed.note(rows, seconds, one.wait_s, one.idle_s, read, away=one.away_s)
         if self._window is not None:
             window = self._window.observe(rows, seconds, one.wait_s, one.idle_s)
             if window is not None:

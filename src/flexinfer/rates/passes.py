@@ -10,13 +10,15 @@ _KEPT = 32
 _ENOUGH = 4
 # The drive was the limit of a pass that waited for this share of it.
 _WAITED = 0.3
+# More rows than this are a prompt's: nobody decodes so many sequences together.
+_MOST_ROWS = 64
 
 
 class Observed:
     """Rates of one model's recent passes."""
 
     def __init__(self) -> None:
-        self._computed: deque[float] = deque(maxlen=_KEPT)
+        self._computed: dict[int, deque[float]] = {}
         self._drive: deque[float] = deque(maxlen=_KEPT)
 
     def note(
@@ -38,15 +40,25 @@ class Observed:
             nbytes: that were read.
             away: in which only other devices computed.
         """
-        if rows == 1:
-            self._computed.append(seconds - waited - away)
+        if rows <= _MOST_ROWS:
+            times = self._computed.setdefault(rows, deque(maxlen=_KEPT))
+            times.append(seconds - waited - away)
         if waited > _WAITED * seconds and seconds > idle:
             self._drive.append(nbytes / (seconds - idle))
 
     @property
     def compute_s(self) -> float | None:
         """Seconds that one token takes to compute; None before enough were computed."""
-        return median(self._computed) if len(self._computed) >= _ENOUGH else None
+        return self.by_rows.get(1)
+
+    @property
+    def by_rows(self) -> dict[int, float]:
+        """Seconds that a pass takes to compute, by its rows, where enough were computed."""
+        return {
+            rows: median(times)
+            for rows, times in sorted(self._computed.items())
+            if len(times) >= _ENOUGH
+        }
 
     @property
     def drive(self) -> float | None:

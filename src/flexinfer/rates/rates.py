@@ -26,6 +26,8 @@ _ASSUMED_COMPUTE = 10e9
 _SMALLEST = 64 << 20
 # So much of a model in the page cache makes reading it from there faster than from the drive.
 _CACHED = 0.95
+# After a model's key: what passes of several rows took.
+_ROWS = " by rows"
 
 
 def drive_for(catalogue: Catalogue) -> DriveRate:
@@ -111,10 +113,26 @@ def remember(
     """Keep what passes of this model, or the same part of it, showed for the next time."""
     if catalogue.nbytes < _SMALLEST:
         return
+    key, seen = _key(catalogue, cores, kernels, part), observed.by_rows
     if observed.compute_s is not None:
-        Remembered().put(_key(catalogue, cores, kernels, part), {"compute_s": observed.compute_s})
+        Remembered().put(key, {"compute_s": observed.compute_s})
+    if seen:
+        rows = remembered_rows(catalogue, cores, kernels, part) | seen
+        Remembered().put(key + _ROWS, {str(each): seconds for each, seconds in rows.items()})
     if observed.drive is not None:
         remember_drive(catalogue.paths, replace(drive, rate=observed.drive, source="passes"))
+
+
+def remembered_rows(
+    catalogue: Catalogue, cores: int, kernels: Kernels, part: str = ""
+) -> dict[int, float]:
+    """Seconds that passes of this model took to compute within the last month, by their rows."""
+    found = Remembered().get(_key(catalogue, cores, kernels, part) + _ROWS) or {}
+    return {
+        int(rows): seconds
+        for rows, seconds in found.items()
+        if rows.isdecimal() and isinstance(seconds, float) and 0 < seconds < math.inf
+    }
 
 
 def _key(catalogue: Catalogue, cores: int, kernels: Kernels, part: str) -> str:

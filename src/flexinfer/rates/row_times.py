@@ -21,11 +21,19 @@ ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def row_times(
-    weights: Sequence[Weight], types: Mapping[str, QuantType], rates: Rates, cores: int
+    weights: Sequence[Weight],
+    types: Mapping[str, QuantType],
+    rates: Rates,
+    cores: int,
+    seen: Mapping[int, float],
 ) -> RowTimes:
     """Of a model's main types, remembered for a month or measured within a second.
 
-    What one row takes is that of `rates`; the probe says how much longer more rows take.
+    What one row takes is that of `rates`; the probe says how much longer more rows take, and what
+    passes took corrects it.
+
+    Args:
+        seen: seconds that passes of this model took to compute, by their rows.
     """
     if rates.source == "assumed":
         # Of a model for which nothing is measured: computing it takes no time that matters.
@@ -34,14 +42,39 @@ def row_times(
     kinds = main_products(work)
     paces = _paces(kinds, cores, rates.kernels)
     total = [sum(work[kind] * paces[kind.name][at] for kind in kinds) for at in range(len(ROWS))]
-    points: list[tuple[int, float]] = []
     # Nothing is computed here where all layers are elsewhere.
     of_one = total[0] or math.inf
-    for rows, seconds in zip(ROWS, total, strict=True):
-        # What was disturbed is never below what fewer rows take.
-        least = points[-1][1] if points else rates.compute_s
-        points.append((rows, max(rates.compute_s * seconds / of_one, least)))
+    probed = [
+        (rows, rates.compute_s * seconds / of_one)
+        for rows, seconds in zip(ROWS, total, strict=True)
+    ]
+    return corrected(RowTimes(tuple(probed)), seen if rates.compute_s and total[0] else {})
+
+
+def corrected(probed: RowTimes, seen: Mapping[int, float]) -> RowTimes:
+    """`probed` drawn through what was seen: between such numbers of rows its shape is kept.
+
+    Few rows never take longer than many.
+    """
+    known = sorted((rows, seconds / probed.seconds(rows)) for rows, seconds in seen.items())
+    # A probe and passes may disagree by more than rows do: one row stays what it is.
+    factors = [(1, 1.0), *(one for one in known if one[0] > 1)]
+    points: list[tuple[int, float]] = []
+    for rows in sorted({*dict(probed.points), *dict(factors)}):
+        seconds = probed.seconds(rows) * _between(factors, rows)
+        points.append((rows, max(seconds, points[-1][1] if points else 0.0)))
     return RowTimes(tuple(points))
+
+
+def _between(factors: Sequence[tuple[int, float]], rows: int) -> float:
+    """On the line through the two nearest factors; beyond the last one that."""
+    before = factors[0]
+    for point in factors:
+        if rows <= point[0]:
+            share = (rows - before[0]) / max(point[0] - before[0], 1)
+            return before[1] + share * (point[1] - before[1])
+        before = point
+    return before[1]
 
 
 def _paces(kinds: Sequence[Product], cores: int, kernels: Kernels) -> dict[str, tuple[float, ...]]:

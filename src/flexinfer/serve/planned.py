@@ -17,7 +17,7 @@ from flexinfer.native.cards import cards
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import RowTimes, Together, best, together
 from flexinfer.planning.plan import Request
-from flexinfer.rates.rates import drive_for, measure_rates
+from flexinfer.rates.rates import drive_for, measure_rates, remembered_rows
 from flexinfer.rates.row_times import row_times
 from flexinfer.serve.models import ModelFile
 from flexinfer.serve.reserve import Sizes, Wish
@@ -124,7 +124,8 @@ def foretold(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> Together
 
 def _rows(settings: Settings, catalogue: Catalogue) -> tuple[Forecast, RowTimes]:
     forecast = _forecast(catalogue, settings, settings.budget)
-    times = row_times(forecast.weights, catalogue.types, forecast.rates, settings.threads)
+    seen = remembered_rows(catalogue, settings.threads, settings.kernels)
+    times = row_times(forecast.weights, catalogue.types, forecast.rates, settings.threads, seen)
     return forecast, times
 
 

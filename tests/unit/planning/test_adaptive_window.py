@@ -59,12 +59,28 @@ def test_it_does_not_shrink_where_the_processor_is_the_limit() -> None:
     assert settle(lambda window: (0.05, 0.0)) == [START]
 
 
-def test_prompts_are_not_counted() -> None:
+def test_a_prompt_between_tokens_is_not_counted() -> None:
     window = AdaptiveWindow(START, LEAST, LARGEST)
-    window.observe(1, 1.0, 0.5, 0.0)
     for _ in range(30):
-        assert window.observe(2, 1.0, 0.5, 0.5) is None
+        assert [window.observe(1, 1.0, 0.05, 0.0) for _ in range(8)] == 8 * [None]
+        assert window.observe(64, 1.0, 0.5, 0.5) is None
     assert window.window == START
+
+
+def test_tokens_of_several_sequences_decide_as_those_of_one() -> None:
+    window = AdaptiveWindow(START, LEAST, LARGEST)
+    assert [window.observe(8, 1.0, 0.5, 0.5) for _ in range(3)] == [None, None, 96 * MIB]
+
+
+def test_a_change_is_judged_by_passes_of_as_many_rows() -> None:
+    window = AdaptiveWindow(START, LEAST, LARGEST)
+    for _ in range(3):
+        window.observe(8, 1.0, 0.2, 0.2)
+    assert window.window == 96 * MIB
+    # One row loses as much: had eight rows lost it still, the window would go back.
+    for _ in range(3):
+        window.observe(1, 1.0, 0.2, 0.2)
+    assert window.window == 144 * MIB
 
 
 def test_a_token_that_computed_long_is_counted() -> None:

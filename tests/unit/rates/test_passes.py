@@ -46,3 +46,10 @@ def test_only_recent_passes_count() -> None:
     for seconds in [0.1] * 40 + [0.3] * 32:
         observed.note(1, seconds, 0.0, 0.0, 0)
     assert observed.compute_s == pytest.approx(0.3)
+
+
+def test_passes_of_as_many_rows_are_compared() -> None:
+    observed = Observed()
+    for rows, seconds in [(1, 0.2), (8, 0.6)] * 4 + [(512, 9.0)] * 8:
+        observed.note(rows, seconds + 1.0, 1.0, 0.0, 0)
+    assert observed.by_rows == {1: pytest.approx(0.2), 8: pytest.approx(0.6)}
