@@ -1,8 +1,9 @@
-"""Byte sizes as people write them (``6GiB``, ``6GB``, ``6144M``), and the one reads align to."""
+"""Byte sizes as people write them (``6GiB``, ``6144M``), the one reads align to, and figures."""
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from flexinfer.errors import SizeError
 
@@ -51,6 +52,12 @@ def format_size(nbytes: float) -> str:
             break
         size, unit = size / 1024, larger
     return f"{size:.0f} B" if unit == "B" else f"{_digits(size)} {unit}"
+
+
+def format_figure(value: float) -> str:
+    """`value` in three digits, never with an exponent: a rate of tokens, a ratio, a time."""
+    text = f"{value:.3g}"
+    return f"{Decimal(text):f}" if "e" in text else text
 
 
 def _digits(size: float) -> str:

@@ -105,7 +105,7 @@ def test_its_start_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
     with started(MODEL, weight_memory="2MiB", ctx=256, on_progress=lines.append):
         pass
-    assert lines[-1] == "loading 1 slots of 256 tokens"
+    assert lines[-1] == "loading 1 slot of 256 tokens"
     with started(MODEL, weight_memory="2MiB", ctx=256) as server:
         # Nothing where nobody looks.
         assert capfd.readouterr() == ("", "")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexinfer.errors import SizeError
-from flexinfer.sizes import format_size, optional_size, parse_size
+from flexinfer.sizes import format_figure, format_size, optional_size, parse_size
 
 
 def test_no_size_stays_none() -> None:
@@ -71,3 +71,20 @@ def test_format(nbytes: int, text: str) -> None:
 @given(st.integers(1, 1 << 60))
 def test_what_is_formatted_can_be_parsed_closely(nbytes: int) -> None:
     assert parse_size(format_size(nbytes)) == pytest.approx(nbytes, rel=0.006)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.5, "0.5"),
+        (0.4761, "0.476"),
+        (9.687, "9.69"),
+        (1234.5, "1230"),
+        (0.00001234, "0.0000123"),
+        (-2500.0, "-2500"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_figures_have_three_digits_and_no_exponent(value: float, text: str) -> None:
+    assert format_figure(value) == text

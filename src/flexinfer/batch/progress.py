@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flexinfer.sizes import format_figure
+
 
 @dataclass
 class Progress:
@@ -42,7 +44,8 @@ class Progress:
         """One line about all this."""
         words = [f"{self.answered} of {self.total} requests"]
         if self.tokens:
-            words.append(f"{self.rate(now):.3g} tokens/s of {self.bound_tok_s:.3g} at most")
+            rate, bound = format_figure(self.rate(now)), format_figure(self.bound_tok_s)
+            words.append(f"{rate} tokens/s of {bound} at most")
         left = self.left_s(now)
         if left is not None and self.answered < self.total:
             words.append(f"{_duration(left)} left")

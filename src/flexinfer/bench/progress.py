@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flexinfer.bench.cases import Case
-from flexinfer.sizes import format_size
+from flexinfer.sizes import format_figure, format_size
 from flexinfer.text import one_line
 
 
@@ -36,4 +36,5 @@ def outcome(result: dict[str, Any]) -> str:
         return f"{result['rate'] / 1e9:.2f} GB/s"
     others = result["outside_cpu"]
     noise = f", others used {others:.0%} of the processors" if others > 0.05 else ""
-    return f"{1 / result['step_s']:.3g} tokens/s, first after {result['first_s']:.1f} s{noise}"
+    rate = format_figure(1 / result["step_s"])
+    return f"{rate} tokens/s, first after {result['first_s']:.1f} s{noise}"

@@ -18,7 +18,7 @@ from flexinfer.bench.summary import (
     answer_seconds,
     case_of,
 )
-from flexinfer.sizes import format_size
+from flexinfer.sizes import format_figure, format_size
 
 OURS = "flex"
 # (what, strategy, over which, the paper's range): its evaluation of Llama2-7B to 70B.
@@ -188,7 +188,7 @@ def _ratios(summary: Summary, setting: Setting) -> Table:
         ours, mmap = (case_of(setting, each, budget) for each in (OURS, MMAP))
         rate, bound = summary.rate(mmap), summary.bound_rate(ours)
         known = rate and bound and not summary.is_disturbed(mmap)
-        ceiling = f"{bound.median / rate.median:.3g}" if known and rate and bound else "-"
+        ceiling = format_figure(bound.median / rate.median) if known and rate and bound else "-"
         share = summary.share_of_bound(ours)
         rows.append(
             [_budget(summary, budget), _show(summary.over(ours, mmap)), ceiling, _show(share)]

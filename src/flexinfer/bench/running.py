@@ -21,7 +21,7 @@ from flexinfer.machine.cgroups import PROC
 from flexinfer.machine.machine import Machine, device_of
 from flexinfer.planning.kernels import Kernels
 from flexinfer.reading.open_file import cached_fraction
-from flexinfer.sizes import format_size
+from flexinfer.sizes import format_figure, format_size
 
 # Below this a wait for the child would be missed by the samples of short runs.
 _EVERY_SECONDS = 0.1
@@ -104,7 +104,7 @@ def run_case(case: Case, job: Job, *, grouped: bool = True) -> dict[str, Any]:
 def _seen(result: dict[str, Any]) -> dict[str, Any]:
     """A run that is expected to fail, as what was seen of it; it is not repeated."""
     failed = result.get("failed")
-    rate = f"{1 / result['step_s']:.3g} tokens/s" if "step_s" in result else "no answer"
+    rate = f"{format_figure(1 / result['step_s'])} tokens/s" if "step_s" in result else "no answer"
     return {"seen": failed or rate, "wall_s": result["wall_s"]}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, REFERENCES, SYSTEMS, Case
 from flexinfer.planning.kernels import Kernels
+from flexinfer.sizes import format_figure
 
 # Left of a budget for what no engine can spend on weights: interpreter pages, kernel memory.
 MARGIN = 64 << 20
@@ -36,11 +37,13 @@ class Spread:
             return None
         return cls(statistics.median(known), min(known), max(known), len(known))
 
-    def shown(self, digits: int = 3) -> str:
+    def shown(self) -> str:
         """As ``1.23 (1.20-1.31)``; the median alone where there is one value."""
         if self.count == 1:
-            return f"{self.median:.{digits}g}"
-        return f"{self.median:.{digits}g} ({self.least:.{digits}g}-{self.most:.{digits}g})"
+            return format_figure(self.median)
+        return (
+            f"{format_figure(self.median)} ({format_figure(self.least)}-{format_figure(self.most)})"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexinfer.cli.streams import say
 from flexinfer.machine.machine import process_memory
-from flexinfer.sizes import format_size
+from flexinfer.sizes import format_figure, format_size
 from flexinfer.text import shown
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Report:
         return (
             f"{figures['prompt_tokens']} + {figures['generated_tokens']} tokens, first after "
             f"{speed['first_token_s']:.1f} s"
-            + (f", then {rate:.2f} tokens/s" if rate else "")
+            + (f", then {format_figure(rate)} tokens/s" if rate else "")
             + f" ({format_size(speed['read_bytes_per_token'])} read per token,{found}"
             f" {speed['compute_ms']:.0f} ms computing, {speed['wait_ms']:.0f} ms waiting)"
             + (f", {self._llm.drafting}" if self._llm.drafting else "")

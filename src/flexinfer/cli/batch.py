@@ -89,7 +89,7 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
         sizes, plan = planned.sizes, served.plan
         if not quiet:
             log(f"{plan.mode}; {plan.computed}")
-            log(f"{sizes.slots} slots of {sizes.ctx} tokens")
+            log(str(sizes))
             threading.Thread(target=_watch, args=(job, watching), daemon=True).start()
         url = f"http://127.0.0.1:{port}"
         ends: Any = {"stopped": lambda: server.stopping, "over": server.stop}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flexinfer.planning.drafted import NAMES, OFF, Drafted
-from flexinfer.sizes import format_size
+from flexinfer.sizes import format_figure, format_size
 
 if TYPE_CHECKING:
     from flexinfer.foretell import Arguments
@@ -44,7 +44,7 @@ class DraftPlan:
 
     def __str__(self) -> str:
         share = f"where {self.drafted.acceptance:.0%} of drafted tokens are right"
-        rate = f"about {self.drafted.tok_s:.3g} tokens/s"
+        rate = f"about {format_figure(self.drafted.tok_s)} tokens/s"
         if not self.drafted.drafted:
             return f"drafts do not pay {share}: {rate} without"
         count = f"{self.drafted.drafted} tokens drafted a pass"

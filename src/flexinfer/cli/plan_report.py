@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexinfer.cli.streams import say
-from flexinfer.sizes import format_size
+from flexinfer.sizes import format_figure, format_size
 from flexinfer.text import one_line
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def advise(forecast: Forecast, machine: Machine, rate: float | None) -> None:
     """The budget for the rate that was asked for, or one that would pay."""
     budget = forecast.request.budget
     if rate is not None:
-        say(f"{rate:.3g} tokens/s need --memory {_option(budget)}")
+        say(f"{format_figure(rate)} tokens/s need --memory {_option(budget)}")
         return
     if budget > machine.ceiling and forecast.request.weight_memory is None:
         say(
@@ -130,7 +130,7 @@ def advise(forecast: Forecast, machine: Machine, rate: float | None) -> None:
         )
     advice = forecast.advice(machine.default_budget)
     if advice is not None:
-        say(f"--memory {_option(advice[0])} would give about {advice[1]:.2g} tokens/s")
+        say(f"--memory {_option(advice[0])} would give about {format_figure(advice[1])} tokens/s")
 
 
 def _option(nbytes: int) -> str:
@@ -156,18 +156,20 @@ def _formula(plan: Plan) -> str:
         reading_ahead = " beyond what is read meanwhile" if plan.streamed_bytes else ""
         short, long = f"(E + {short})", f"({plan.away_s:.3f} s elsewhere + {long}{reading_ahead})"
     formula = f"1 / {short} = 1 / {long}"
-    return f"{formula} = {plan.bound_tok_s:.3g} tokens/s at most (rates: {rates.source})"
+    return f"{formula} = {format_figure(plan.bound_tok_s)} tokens/s at most (rates: {rates.source})"
 
 
 def _show_slots(together: SlotPlans) -> None:
     from rich.console import Console
 
+    from flexinfer.planning.many import slots_of
     from flexinfer.show import terminal
 
     chosen = together.chosen
     console = Console(highlight=False)
     console.print(
-        f"{chosen.sequences} slots of {together.ctx} tokens: about {chosen.together_tok_s:.3g} "
-        f"tokens/s together, {chosen.each_tok_s:.3g} each\n"
+        f"{slots_of(chosen.sequences, together.ctx)}: "
+        f"about {format_figure(chosen.together_tok_s)} tokens/s together, "
+        f"{format_figure(chosen.each_tok_s)} each\n"
     )
     console.print(terminal.slots(together.points, chosen.sequences))

@@ -102,7 +102,7 @@ def _serve(
     for line in planned.sizes.said:
         log(line)
     _warn(settings)
-    log(f"loading {planned.sizes.slots} slots of {planned.sizes.ctx} tokens")
+    log(f"loading {planned.sizes}")
 
     def started(served: ServedModel, port: int) -> None:
         _announce(settings, planned, served, port, as_json)
@@ -149,4 +149,4 @@ def _announce(
         return
     budget = format_size(settings.budget)
     log(f"{served.plan.mode}; {served.plan.computed}")
-    log(f"{sizes.slots} slots of {sizes.ctx} tokens within {budget}: {address}")
+    log(f"{sizes} within {budget}: {address}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flexinfer.cli.messages import EndlessLine, read_message
 from flexinfer.cli.streams import OutputLost, log, say
 from flexinfer.native.device.interrupts import hold_interrupts
-from flexinfer.sizes import format_size
+from flexinfer.sizes import format_figure, format_size
 from flexinfer.text import one_line, shown
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Talking:
         computed = max(self._llm.n_tokens - known, 0)
         wait = f"first after {first - began:.1f} s, " if first else ""
         rate = (tokens - 1) / (now - first) if first and now > first else 0.0
-        pace = f"then {rate:.2f} tokens/s, " if done.passes > 1 else ""
+        pace = f"then {format_figure(rate)} tokens/s, " if done.passes > 1 else ""
         read = format_size(done.read_bytes / max(done.passes, 1))
         told = f", {drafts}" if drafts is not None else ""
         return f"[{computed} tokens computed, {wait}{pace}{read} read a pass{told}]"

@@ -14,6 +14,7 @@ from flexinfer.planning.fitting import everything
 from flexinfer.planning.plan import CostsOf, Plan, Request
 from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Weight
+from flexinfer.sizes import format_figure
 
 _MIB = 1 << 20
 # Reaching this share of the fastest rate is what a larger budget is advised for.
@@ -69,8 +70,8 @@ class Forecast:
         fastest = self.plan(high).expected_tok_s
         if rate > fastest:
             raise RequestError(
-                f"{rate:.3g} tokens/s are out of reach: with all weights in memory this processor "
-                f"makes {fastest:.3g}"
+                f"{format_figure(rate)} tokens/s are out of reach: with all weights in memory this "
+                f"processor makes {format_figure(fastest)}"
             )
         while high - low > _MIB:
             middle = _up((low + high) // 2)

@@ -115,6 +115,11 @@ def best(forecast: Forecast, times: RowTimes, ctx: int) -> Together:
     return max(points, key=lambda point: (point.together_tok_s, -point.sequences))
 
 
+def slots_of(slots: int, ctx: int) -> str:
+    """As ``4 slots of 256 tokens``."""
+    return f"{slots} {'slot' if slots == 1 else 'slots'} of {ctx} tokens"
+
+
 def _of_rows(weight: Weight, rows: int) -> Weight:
     """`weight` as a pass of `rows` rows uses it, each routed to experts of its own choice."""
     if weight.used >= weight.experts:

@@ -13,7 +13,7 @@ from typing import Any
 from flexinfer.planning.rates import Rates
 from flexinfer.planning.split import Split
 from flexinfer.planning.weights import ON_DEMAND, Use, Weight, group_bytes, piece_cost
-from flexinfer.sizes import format_size
+from flexinfer.sizes import format_figure, format_size
 
 # A smaller batch saves next to nothing and makes prompts slow.
 MIN_UBATCH = 32
@@ -225,7 +225,7 @@ class Plan:
             slots = f"{size} of experts ({self.hit_rate:.0%} hits expected), "
         return (
             f"{locked} locked, {slots}{format_size(self.streamed_bytes)} streamed per token"
-            f"{elsewhere}, about {self.expected_tok_s:.2g} tokens/s"
+            f"{elsewhere}, about {format_figure(self.expected_tok_s)} tokens/s"
         )
 
     def to_json(self) -> dict[str, Any]:

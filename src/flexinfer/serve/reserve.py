@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.planning.forecast import Forecast
+from flexinfer.planning.many import slots_of
 from flexinfer.planning.plan import MIN_UBATCH
 
 MIB = 1 << 20
@@ -86,6 +87,9 @@ class Sizes:
     adapters: int = 0
     draft: int = 0
     said: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return slots_of(self.slots, self.ctx)
 
     @property
     def total_ctx(self) -> int:

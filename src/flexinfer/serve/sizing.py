@@ -34,8 +34,8 @@ def decide(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
     least = max(MIN_UBATCH, wish.slots * (1 + wish.drafts), LARGEST_UBATCH if wish.projector else 0)
     if wish.ubatch is not None and wish.ubatch < least:
         raise RequestError(
-            f"--ubatch {wish.ubatch} cannot hold {wish.slots} slots in one pass; give {least} or "
-            "more, or leave it out"
+            f"--ubatch {wish.ubatch} is too small for --slots {wish.slots}; give {least} or more, "
+            "or leave it out"
         )
     wanted = _trained(catalogue)
     if wish.ctx is None:
@@ -73,8 +73,8 @@ def _too_small(sizes: Sizes, wish: Wish, catalogue: Catalogue, forecast: Forecas
         least = bounded(asked, catalogue, sizes.ctx, ubatch, ())
         least = with_caches(least, asked, catalogue, forecast)
     return (
-        f"the budget of {format_size(wish.budget)} is too small for {sizes.slots} slots of "
-        f"{sizes.ctx} tokens: process {format_size(costs.overhead)} + the server's own "
+        f"the budget of {format_size(wish.budget)} is too small for {sizes}: "
+        f"process {format_size(costs.overhead)} + the server's own "
         f"{format_size(least.reserve)} (requests, caches, other files) + KV cache "
         f"{format_size(costs.kv)} + compute buffers {format_size(costs.compute)} + smallest window "
         f"and margin {format_size(model - costs.total)}; the smallest that would do is "

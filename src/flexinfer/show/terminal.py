@@ -13,7 +13,7 @@ from rich.text import Text
 from flexinfer.planning.many import Together
 from flexinfer.planning.plan import Plan
 from flexinfer.show.grid import Cell, Grid, memory_parts
-from flexinfer.sizes import format_size
+from flexinfer.sizes import format_figure, format_size
 from flexinfer.text import one_line
 
 _LOCKED, _PARTLY, _STREAMED, _ROWS = "green", "yellow", "blue", "bright_black"
@@ -74,7 +74,7 @@ def curve(points: Sequence[tuple[int, float]], here: int, width: int = 40) -> Re
     for budget, rate in points:
         mark = " ◂ this plan" if budget == here else ""
         bar = "█" * max(round(width * rate / fastest), 1)
-        table.add_row(format_size(budget), f"{rate:.3g}", Text(bar, "green") + Text(mark))
+        table.add_row(format_size(budget), format_figure(rate), Text(bar, "green") + Text(mark))
     return table
 
 
@@ -88,7 +88,7 @@ def slots(points: Sequence[Together], chosen: int, width: int = 30) -> Renderabl
         rates = (point.each_tok_s, point.together_tok_s, point.bound_tok_s)
         mark = " ◂ these" if point.sequences == chosen else ""
         bar = "█" * max(round(width * point.together_tok_s / fastest), 1)
-        figures = [f"{rate:.3g}" for rate in rates]
+        figures = [format_figure(rate) for rate in rates]
         table.add_row(str(point.sequences), *figures, Text(bar, "green") + Text(mark))
     return table
 

@@ -9,7 +9,7 @@ from support.weights import MIB, costs_of_7b, few, llama, matrix, total
 
 from flexinfer.errors import BudgetError
 from flexinfer.planning.forecast import Forecast
-from flexinfer.planning.many import RowTimes, best, curve, together
+from flexinfer.planning.many import RowTimes, best, curve, slots_of, together
 from flexinfer.planning.plan import Costs, Request
 from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import Use, Weight
@@ -110,3 +110,8 @@ def test_rows_are_routed_to_more_experts_than_one() -> None:
 
 def no_cache(ctx: int, ubatch: int) -> Costs:
     return Costs(0, 0, 0)
+
+
+def test_one_slot_is_none_of_several() -> None:
+    assert slots_of(1, 256) == "1 slot of 256 tokens"
+    assert slots_of(2, 256) == "2 slots of 256 tokens"

@@ -74,7 +74,8 @@ def test_what_to_expect_is_the_bound_less_what_reading_loses_to_computing() -> N
 def test_the_mode_is_one_sentence() -> None:
     made = two_weights()
     assert (
-        made.mode == "2.00 MiB of 5.00 MiB locked, 2.00 MiB streamed per token, about 0.48 tokens/s"
+        made.mode
+        == "2.00 MiB of 5.00 MiB locked, 2.00 MiB streamed per token, about 0.482 tokens/s"
     )
     nothing = replace(made, locked_rows=(0, 1024))
     assert nothing.mode.startswith("4.00 MiB of 5.00 MiB locked, nothing streams")
