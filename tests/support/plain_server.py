@@ -1,60 +1,15 @@
-"""llama-server as llama.cpp means it: the compiled server over the binding's own functions.
+"""llama-server as llama.cpp means it, in a process that is seen to hold nothing of ours.
 
-    python -m support.plain_server ARGUMENTS
-
-prints its address as one line of JSON once it serves. Needs a process of its own: nothing of ours
-is registered with ggml in it.
+python -m support.plain_server ARGUMENTS
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any
 
-import llama_cpp.llama_cpp as binding
-
-from flexinfer.serve.library import ServerLibrary
+from flexinfer.bench.plain_server import serve
 from support.plainly import require_plain
-
-_UNBOUNDED = {
-    "body_bytes": 100 << 20,
-    "images": 0,
-    "request_bytes": 1 << 40,
-    "threads": 64,
-    "probability_bytes": 1 << 40,
-    "context": 1 << 20,
-}
-
-
-class Plain:
-    """Answers the server with llama.cpp's own functions."""
-
-    def load(self, path: str, params: Any) -> int | None:
-        return int(binding.llama_model_load_from_file(path.encode(), params))
-
-    def create(self, model: int, params: Any) -> int | None:
-        return int(binding.llama_init_from_model(model, params))
-
-    def free(self, model: int) -> None:
-        binding.llama_model_free(model)
-
-    def process(self, context: int, kind: int, batch: int) -> int:
-        return int(binding.llama_process(context, kind, batch))
-
-    def failed(self, status: int) -> str:
-        return f"status {status}"
-
-    def ready(self, port: int) -> bool:
-        print(json.dumps({"address": f"http://127.0.0.1:{port}"}), flush=True)
-        return True
-
-    def answer(self, route: str, body: str) -> tuple[int, str, str]:
-        return 404, "text/plain", ""
-
 
 if __name__ == "__main__":
     require_plain()
-    library = ServerLibrary()
-    library.connect(Plain(), (), _UNBOUNDED)
-    sys.exit(library.run(sys.argv[1:]))
+    sys.exit(serve(sys.argv[1:]))

@@ -57,7 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "show": {"planning"},
     "synth": {"gguf.types"},
     "batch": set(),
-    "bench": BELOW | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth"},
+    "bench": BELOW
+    | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "serve"},
     "serve": BELOW - STORAGE | {"engine", "binding", "foretell", "storage.experts", "workers"},
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}

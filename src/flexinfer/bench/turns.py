@@ -2,7 +2,8 @@
 
 A worker opens one model, then answers one JSON line for each line it gets: ``step N`` decodes N
 tokens, ``read N`` reads what N passes would read and computes nothing, ``prompt N`` computes a
-prompt of N tokens. Opening and warm-up are outside all timing.
+prompt of N tokens, ``rows N`` passes over N sequences in a context of their own. Opening and
+warm-up are outside all timing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from flexinfer.bench.limits import LimitedGroup
 from flexinfer.bench.plain import open_plain
+from flexinfer.bench.row_steps import row_steps
 from flexinfer.errors import EngineError
 
 PROMPT = list(range(300, 316))
@@ -150,6 +152,7 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
         "step": _decode,
         "read": _read,
         "prompt": _prompt,
+        "rows": row_steps,
     }
     for line in sys.stdin:
         command, count = line.split()

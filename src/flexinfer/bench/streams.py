@@ -1,0 +1,197 @@
+"""Streams that a server decodes together: how many tokens a second they get once all are under way.
+
+The server is a process of its own: ours, or llama.cpp's. Counted is between two ends of passes at
+which every stream was decoding.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import IO, Any
+
+from flexinfer.bench.limits import LimitedGroup
+from flexinfer.errors import EngineError
+
+PROMPT = 16
+_END_SECONDS = 30
+_POLL_SECONDS = 0.02
+_SAID = 400
+
+
+@dataclass(frozen=True)
+class Count:
+    """So far: passes, and tokens of all streams. `passes` is what moved them."""
+
+    passes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Steady:
+    """What was counted between two ends of passes."""
+
+    passes: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tok_s(self) -> float:
+        """Tokens a second of all streams."""
+        return self.tokens / self.seconds
+
+
+@contextmanager
+def serving(command: Sequence[str], group: LimitedGroup | None) -> Iterator[dict[str, Any]]:
+    """The document that a server says when it is ready; it is ended after.
+
+    Raises:
+        EngineError: it did not start; says what it said last.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            preexec_fn=None if group is None else group.join,
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise EngineError(_failure(process.wait(), said, group))
+            yield json.loads(line)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _failure(status: int, said: IO[str], group: LimitedGroup | None) -> str:
+    said.seek(0)
+    kills = 0 if group is None else group.oom_kills
+    return f"the server ended with {status}, {kills} OOM kills: {said.read()[-_SAID:].strip()}"
+
+
+class Streams:
+    """Streams of the server at `address` that write until they are left, one for each slot."""
+
+    def __init__(self, address: str, count: int, tokens: int) -> None:
+        self._address = address
+        self._left = threading.Event()
+        self._written = [0] * count
+        self._tokens = tokens
+        self._threads = [
+            threading.Thread(target=self._follow, args=(number,), daemon=True)
+            for number in range(count)
+        ]
+
+    def __enter__(self) -> Streams:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+
+    @property
+    def least(self) -> int:
+        """Tokens that the slowest of them has."""
+        return min(self._written)
+
+    @property
+    def writing(self) -> bool:
+        """Whether all of them go on."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def _follow(self, number: int) -> None:
+        connection = HTTPConnection(self._address.removeprefix("http://"))
+        body = {
+            "prompt": [300 + 7 * number + at for at in range(PROMPT)],
+            "n_predict": self._tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "cache_prompt": False,
+            "return_tokens": True,
+            "stream": True,
+        }
+        headers = {"Content-Type": "application/json"}
+        try:
+            connection.request("POST", "/completion", json.dumps(body), headers)
+            for line in connection.getresponse():
+                if self._left.is_set():
+                    break
+                if line.startswith(b"data: {"):
+                    self._written[number] += len(json.loads(line[6:]).get("tokens", []))
+        except (OSError, HTTPException):
+            if not self._left.is_set():
+                raise
+        finally:
+            connection.close()
+
+
+def ask(address: str, path: str) -> Any:
+    """The JSON document at a path of a server."""
+    with urllib.request.urlopen(address + path) as answer:
+        return json.load(answer)
+
+
+def counted(address: str) -> Count:
+    """What our server's engine counts."""
+    stats = ask(address, "/engine/stats")
+    return Count(stats["passes"], stats["tokens"])
+
+
+def decoded(address: str) -> Count:
+    """What llama.cpp's server says of its slots: the tokens that each has written."""
+    written = [slot["next_token"][0]["n_decoded"] for slot in ask(address, "/slots")]
+    return Count(max(written), sum(written))
+
+
+def steady(
+    streams: Streams, count: Callable[[], Count], *, skip: int, passes: int, seconds: float
+) -> Steady:
+    """Tokens between two ends of passes, of which `passes` lie between, or fewer after `seconds`.
+
+    Args:
+        skip: passes to leave out before, once all streams write.
+
+    Raises:
+        EngineError: a stream ended before.
+    """
+    while streams.least < 1:
+        _going(streams)
+    begun = count().passes
+    start, began = _moved(streams, count, begun + skip)
+    late = time.monotonic() + seconds
+    now, at = _moved(streams, count, start.passes)
+    while now.passes < start.passes + passes and time.monotonic() < late:
+        now, at = _moved(streams, count, now.passes)
+    return Steady(now.passes - start.passes, now.tokens - start.tokens, at - began)
+
+
+def _moved(streams: Streams, count: Callable[[], Count], beyond: int) -> tuple[Count, float]:
+    """The first count with more passes than `beyond`, and when."""
+    while True:
+        now = count()
+        if now.passes > beyond:
+            return now, time.monotonic()
+        _going(streams)
+
+
+def _going(streams: Streams) -> None:
+    time.sleep(_POLL_SECONDS)
+    if not streams.writing:
+        raise EngineError("a stream ended while it was counted")

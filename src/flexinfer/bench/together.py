@@ -1,0 +1,173 @@
+"""What streams reach together in a budget, beside the bound, the plan and llama.cpp's server.
+
+The bound of n streams is ``n / max(C(n), S(n) / B)``: C(n) a pass of n rows in memory with the same
+kernels, S(n) what a pass streams beside the caches of n, B our reader with nothing computed.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from flexinfer.bench.cases import DRIVE, Case
+from flexinfer.bench.in_group import group_of
+from flexinfer.bench.limits import LimitedGroup
+from flexinfer.bench.running import Job, drop_cache, run_case
+from flexinfer.bench.sides import Sides
+from flexinfer.bench.streams import (
+    PROMPT,
+    Count,
+    Steady,
+    Streams,
+    ask,
+    counted,
+    decoded,
+    serving,
+    steady,
+)
+from flexinfer.bench.turns import Worker
+from flexinfer.errors import EngineError
+from flexinfer.gguf.estimate import KV_TYPES
+
+_FLEXINFER = (sys.executable, "-m", "flexinfer")
+_PLAIN = (sys.executable, "-m", "flexinfer.bench.plain_server")
+_DRIVE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all numbers of streams have in common.
+
+    Attributes:
+        paths: files of the model, the first one first.
+        budget: bytes of the server, and of its group.
+        drive: bytes/s the drive is held to; None: as it is.
+        ctx: tokens of a stream.
+        skip, passes: left out once all streams write, and counted after.
+        seconds: counting ends after these.
+    """
+
+    paths: Sequence[str]
+    budget: int
+    drive: int | None
+    cores: int
+    ctx: int
+    sides: Sides
+    skip: int
+    passes: int
+    seconds: float
+
+    @property
+    def model(self) -> str:
+        return self.paths[0]
+
+    def plain(self, kv: str) -> Worker:
+        """llama.cpp with all weights in memory, for C of any number of rows."""
+        threads = {"n_threads": self.cores, "n_threads_batch": self.cores}
+        kinds = {"type_k": KV_TYPES[kv], "type_v": KV_TYPES[kv]}
+        sizes = {"n_ctx": self.ctx, "n_batch": 32, "n_ubatch": 32}
+        return Worker("plain", self.model, {**threads, **kinds, **sizes, **self.sides.beside})
+
+
+def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any]:
+    """The figures of `streams` of ours: rates in tokens/s, C in seconds, B in bytes/s, S in bytes.
+
+    Raises:
+        EngineError: the server failed.
+    """
+    compute = statistics.median(plain.ask("rows", streams)["times"])
+    before = _drive(setup)
+    drop_cache(setup.paths)
+    with group_of(setup.model, setup.budget, setup.drive) as group:
+        predicted = _predicted(setup, streams, kv, group)
+        command = [*_FLEXINFER, "serve", setup.model, *_asked(setup, streams, kv)]
+        with serving([*command, "--port", "0", "--json"], group) as ready:
+            found = _steady(setup, ready["address"], streams, counted)
+            plan = ask(ready["address"], "/engine/plan")
+    drive = (before + _drive(setup)) / 2
+    pass_s = max(compute, plan["streamed_bytes"] / drive)
+    return {
+        "compute_s": compute,
+        "drive_rate": drive,
+        "streamed_bytes": plan["streamed_bytes"],
+        "bound_tok_s": streams / pass_s,
+        "predicted_tok_s": predicted,
+        "tok_s": found.tok_s,
+        "passes": found.passes,
+        "ubatch": ready["ubatch"],
+    }
+
+
+def measure_plain_server(setup: Setup, streams: int, kv: str, ubatch: int) -> dict[str, Any]:
+    """The rate of llama.cpp's server with mmap in the same group; why it has none, if it failed."""
+    drop_cache(setup.paths)
+    try:
+        with (
+            group_of(setup.model, setup.budget, setup.drive) as group,
+            serving([*_PLAIN, *_plain_asked(setup, streams, kv, ubatch)], group) as ready,
+        ):
+            found = _steady(setup, ready["address"], streams, decoded)
+    except EngineError as error:
+        return {"failed": str(error)}
+    return {"tok_s": found.tok_s, "passes": found.passes}
+
+
+def _steady(setup: Setup, address: str, streams: int, count: Callable[[str], Count]) -> Steady:
+    left = setup.ctx - PROMPT - 1
+    with Streams(address, streams, left) as writing:
+        skip, passes = setup.skip, setup.passes
+        return steady(
+            writing, partial(count, address), skip=skip, passes=passes, seconds=setup.seconds
+        )
+
+
+def _drive(setup: Setup) -> float:
+    job = Job(setup.paths, seconds=_DRIVE_SECONDS)
+    result = run_case(Case(DRIVE, 0, setup.drive, setup.cores), job)
+    if "failed" in result:
+        raise EngineError(f"the drive could not be measured: {result['failed']}")
+    return float(result["rate"])
+
+
+def _asked(setup: Setup, streams: int, kv: str) -> list[str]:
+    """Options that `serve` and `plan` share."""
+    kernels = next(iter(setup.sides.own.values()))
+    words = ["--memory", str(setup.budget), "--slots", str(streams), "--ctx", str(setup.ctx)]
+    words += ["--kv-type", kv, "--threads", str(setup.cores)]
+    return [*words, "--repack" if kernels else "--no-repack"]
+
+
+def _predicted(setup: Setup, streams: int, kv: str, group: LimitedGroup | None) -> float:
+    command = [*_FLEXINFER, "plan", setup.model, *_asked(setup, streams, kv), "--json"]
+    join = None if group is None else group.join
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=join)
+    if done.returncode:
+        raise EngineError(done.stderr.strip())
+    return float(json.loads(done.stdout)["together_tok_s"])
+
+
+def _plain_asked(setup: Setup, streams: int, kv: str, ubatch: int) -> list[str]:
+    """Flags of llama-server, which is not to pack: it would need all weights in memory at once."""
+    given = {
+        "--model": setup.model,
+        "--host": "127.0.0.1",
+        "--port": 0,
+        "--parallel": streams,
+        "--ctx-size": streams * setup.ctx,
+        "--batch-size": ubatch,
+        "--ubatch-size": ubatch,
+        "--threads": setup.cores,
+        "--threads-batch": setup.cores,
+        "--cache-type-k": kv,
+        "--cache-type-v": kv,
+        "--cache-ram": 0,
+        "--fit": "off",
+    }
+    switches = ["--kv-unified", "--no-repack", "--no-warmup", "--no-ui", "--offline", "--slots"]
+    return [*(str(word) for pair in given.items() for word in pair), *switches]
