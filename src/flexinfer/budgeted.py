@@ -19,6 +19,7 @@ from flexinfer.pairing import DraftModel
 from flexinfer.planning.drafted import AUTO, OFF
 from flexinfer.planning.plan import Plan
 from flexinfer.rates.row_times import row_times
+from flexinfer.reading.reader import DriveUse
 from flexinfer.speculate.choice import check_draftable, drafts_of
 from flexinfer.speculate.drafts import Drafts, DraftStats
 from flexinfer.storage.experts.experts import Experts
@@ -74,6 +75,11 @@ class Budgeted(Drafting):
     def read_bytes(self) -> int:
         """Bytes read from the drive so far, up to date during a pass."""
         return self._running().storage.traffic.read_bytes
+
+    @property
+    def drives(self) -> tuple[DriveUse, ...]:
+        """What each drive with a copy of the model did: path, bytes, why it was left aside."""
+        return tuple(self._storage().drives)
 
     @property
     def memory(self) -> int | None:

@@ -11,9 +11,9 @@ from flexinfer.binding.private import abandon
 from flexinfer.binding.projector import ACCOUNT
 from flexinfer.budgeted import Budgeted
 from flexinfer.engine.elsewhere import Elsewhere
-from flexinfer.machine.auto_budget import Follower, Move
+from flexinfer.machine.auto_budget import Follower
 from flexinfer.planning.kernels import Kernels
-from flexinfer.rates.drive import DriveRate
+from flexinfer.rates.drives import CopyRates
 from flexinfer.rates.rates import remember
 from flexinfer.workers.endpoint import read_endpoints
 
@@ -25,8 +25,8 @@ class Closing(Budgeted):
     _projector = 0
     _elsewhere: Elsewhere | None = None
     _asked: dict[str, Any]
-    _on_move: Callable[[Move], None]
-    _drive: DriveRate
+    _listeners: dict[str, Callable[[Any], None]]
+    _drives: CopyRates
     _threads: int
     _kernels: Kernels
 
@@ -58,7 +58,9 @@ class Closing(Budgeted):
         if self._engine is not None and not sys.is_finalizing():
             remember(
                 *(self.catalogue, self._threads, self._kernels),
-                *(self._drive, self._engine.observed, self._part),
+                *(self._drives, self._engine.observed),
+                self._storage().drives,
+                self._part,
             )
         super().close()
         self._engine = None
@@ -78,7 +80,7 @@ class Closing(Budgeted):
         if not lost:
             return
         left = [name for name in read_endpoints(self._asked["rpc"]) if name not in lost]
-        again = {**self._asked, "rpc": left, "catalogue": self.catalogue, "on_move": self._on_move}
+        again = {**self._asked, **self._listeners, "rpc": left, "catalogue": self.catalogue}
         if self._follower is not None:
             self._follower.close()
         self._free()

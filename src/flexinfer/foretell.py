@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from flexinfer.errors import RequestError
 from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.check_metadata import check_parameters
-from flexinfer.gguf.estimate import (
-    KV_TYPES,
-    estimate_costs,
-    estimate_weights,
-    needs_flash_attention,
-)
+from flexinfer.gguf.estimate import estimate_costs, estimate_weights, kv_types
+from flexinfer.gguf.mirrors import find_mirrors
 from flexinfer.machine.budget import wished_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.drafted import OFF, rows_of, with_steady_batch
@@ -23,14 +19,16 @@ from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import RowTimes
 from flexinfer.planning.plan import LEAST_CONTEXT, MIN_UBATCH, Costs, CostsOf, Request
 from flexinfer.planning.rates import Rates
+from flexinfer.planning.split import Split
 from flexinfer.planning.strategies import check_strategy
+from flexinfer.rates.drives import drives_for
 from flexinfer.rates.kernels import kernels_for
-from flexinfer.rates.rates import drive_for, measure_rates, remembered_rows
+from flexinfer.rates.rates import measure_rates, remembered_rows
 from flexinfer.rates.row_times import row_times
 from flexinfer.sizes import optional_size
 from flexinfer.workers.cards import wished
 from flexinfer.workers.dividing import divided
-from flexinfer.workers.endpoint import plain_over
+from flexinfer.workers.endpoint import plain_over, read_endpoints
 
 _CONTEXT = 512
 _STEP = 256
@@ -66,6 +64,7 @@ class Arguments:
     split_mode: int = 1
     main_gpu: int = 0
     tensor_split: Sequence[float] | None = None
+    mirrors: Sequence[str | os.PathLike[str]] = ()
     draft: str = OFF
 
     @classmethod
@@ -87,17 +86,7 @@ class Arguments:
         Raises:
             RequestError: llama.cpp has no such cache, or not without flash attention.
         """
-        kinds = tuple(KV_TYPES["f16"] if t is None else t for t in (self.type_k, self.type_v))
-        names = {number: name for name, number in KV_TYPES.items()}
-        for kind in kinds:
-            if kind not in names:
-                known = ", ".join(f"{number} ({name})" for number, name in names.items())
-                raise RequestError(f"there is no KV cache of type {kind}; take one of {known}")
-        if needs_flash_attention(names[kinds[1]]) and self.flash_attn is False:
-            raise RequestError(
-                f"values of type {names[kinds[1]]} need flash attention; give flash_attn=True"
-            )
-        return kinds[0], kinds[1]
+        return kv_types(self.type_k, self.type_v, self.flash_attn)
 
 
 def forecast(
@@ -113,11 +102,14 @@ def forecast(
     check_parameters(catalogue)
     cores = arguments.n_threads or machine.cores
     weights = estimate_weights(catalogue, cores)
-    if rates is None:
-        kernels = kernels_for(catalogue, machine, plain_over(arguments.rpc, arguments.repack))
-        weights, rates = measure_rates(catalogue, weights, drive_for(catalogue), cores, kernels)
     ctx = arguments.sizes.n_ctx or catalogue.parameter("context_length", 0) or _CONTEXT
     batch = min(arguments.sizes.n_batch, ctx)
+    costs = _costs(catalogue, arguments, batch)
+    if rates is None:
+        kernels = kernels_for(catalogue, machine, plain_over(arguments.rpc, arguments.repack))
+        drives = drives_for(catalogue, find_mirrors(catalogue, arguments.mirrors))
+        weights, rates = measure_rates(catalogue, weights, drives, cores, kernels)
+        costs = drives.costing(costs)
     request = Request(
         budget=arguments.budget(machine),
         ctx=ctx,
@@ -127,12 +119,17 @@ def forecast(
         window=optional_size(arguments.window),
         min_ctx=min(arguments.sizes.min_ctx, ctx),
     )
-    costs = _costs(catalogue, arguments, batch)
     if arguments.draft != OFF:
         plain = _costs(catalogue, replace(arguments, draft=OFF), batch)
         request = with_steady_batch(weights, request, plain, rates)
     whole = Forecast(weights, request, costs, rates)
     return divided(catalogue, whole, arguments.rpc, wished(vars(arguments)))
+
+
+def foretell_split(catalogue: Catalogue, given: Mapping[str, Any]) -> Split | None:
+    """Where the layers of a model go that `flexinfer.Llama` opens with the arguments `given`."""
+    rpc = read_endpoints(given["rpc"]) if given["rpc"] else ()
+    return forecast(catalogue, Arguments.of({**given, "rpc": rpc}), Machine.detect()).request.split
 
 
 def _costs(catalogue: Catalogue, arguments: Arguments, batch: int) -> CostsOf:

@@ -30,10 +30,11 @@ from flexinfer.engine.options import Options
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.engine.process_one import end_as_process_one
 from flexinfer.errors import EngineError
-from flexinfer.foretell import Arguments, forecast
+from flexinfer.foretell import foretell_split
 from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
+from flexinfer.gguf.mirrors import find_mirrors
 from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
@@ -43,13 +44,14 @@ from flexinfer.pairing import open_beside
 from flexinfer.planning.drafted import OFF, rows_of
 from flexinfer.planning.plan import LEAST_CONTEXT
 from flexinfer.planning.strategies import check_strategy
+from flexinfer.rates.drives import drives_for
 from flexinfer.rates.kernels import kernels_for
-from flexinfer.rates.rates import drive_for, measure_rates, open_model
+from flexinfer.rates.rates import measure_rates, open_model
 from flexinfer.sizes import optional_size
 from flexinfer.speculate.choice import is_file
 from flexinfer.text import FileName
 from flexinfer.workers.cards import wished
-from flexinfer.workers.endpoint import plain_over, read_endpoints
+from flexinfer.workers.endpoint import plain_over
 
 
 @gated(lambda llm: llm._turns)
@@ -73,9 +75,12 @@ class Llama(Closing):
         draft: how tokens are drafted that a pass then computes together, without changing one:
             "off"; "ngram", from what was written before; "auto", so where the model allows it; the
             path of a smaller model with the same vocabulary, which shares the budget.
+        mirrors: copies of the model on other drives, which are read beside it: their files, the
+            first one when it is split, or their folders.
         flash_attn: None lets llama.cpp decide, which takes it where it can.
         catalogue: the file's header, where it was read already.
         on_move: with ``memory="auto"``, is told each change of the budget.
+        on_lost: is told in one line of a drive that fails and is left aside.
         **options: whatever `llama_cpp.Llama` takes, except what places weights.
 
     Raises:
@@ -96,23 +101,24 @@ class Llama(Closing):
         repack: bool | None = None,
         rpc: str | Sequence[str] = (),
         draft: str = OFF,
+        mirrors: Sequence[str | os.PathLike[str]] = (),
         catalogue: Catalogue | None = None,
         on_move: Callable[[Move], None] = lambda move: None,
+        on_lost: Callable[[str], None] = lambda line: None,
         **options: Any,
     ) -> None:
         # There are turns already where it is opened anew, without a worker that was lost.
         self._turns = self._turns or self._begin_turns()
-        self._on_move = on_move
+        self._listeners = {"on_move": on_move, "on_lost": on_lost}
         ours: dict[str, Any] = {"memory": memory, "weight_memory": weight_memory, "window": window}
         ours |= {"strategy": strategy, "min_ctx": min_ctx, "repack": repack, "draft": draft}
-        ours |= {"rpc": rpc}
+        ours |= {"rpc": rpc, "mirrors": tuple(os.fspath(mirror) for mirror in mirrors)}
         self._asked = {**ours, **options}
-        self.catalogue = self._checked(model_path, catalogue, strategy, options)
+        self.catalogue = self._checked(model_path, catalogue, ours, options)
         if options.get("vocab_only"):
             self._open_vocabulary(os.fspath(model_path), bool(options.get("verbose", True)))
             return
-        adapter = take_adapter(options, self.catalogue)
-        held = self._prepared(options, **ours)
+        adapter, held = take_adapter(options, self.catalogue), self._prepared(options, **ours)
         try:
             self._open(os.fspath(model_path), held, options)
             self._furnish(options.get("seed"), adapter)
@@ -127,12 +133,12 @@ class Llama(Closing):
     # -- opening ------------------------------------------------------------------------------
 
     def _checked(
-        self, path: str, known: Catalogue | None, strategy: str, options: dict[str, Any]
+        self, path: str, known: Catalogue | None, ours: Mapping[str, Any], options: dict[str, Any]
     ) -> Catalogue:
         """The header, once arguments and model are such as can be opened."""
         check_arguments(options, signature(Llama.__init__).parameters)
         refuse_placement(options, cards=bool(cards()))
-        check_strategy(strategy)
+        check_strategy(ours["strategy"])
         catalogue = known or read_catalogue(path)
         check_architecture(catalogue)
         check_parameters(overridden(catalogue, options.get("kv_overrides")))
@@ -142,10 +148,12 @@ class Llama(Closing):
         """How the engine is to open it, from arguments of ours and of the parent's."""
         machine = Machine.detect()
         fill_defaults(options, machine, self.catalogue)
-        self._drive = drive_for(self.catalogue)
+        self._drives = drives_for(self.catalogue, find_mirrors(self.catalogue, ours["mirrors"]))
         self._threads = options["n_threads"]
         if ours["rpc"] or wished(options) is not None:
-            self._elsewhere = self._divided(memory, ours, options)
+            split = foretell_split(self.catalogue, {**ours, **options, "memory": memory})
+            assert split is not None
+            self._elsewhere = Elsewhere(split, {card.name: card.address for card in cards()})
         self._kernels = kernels_for(
             self.catalogue, machine, plain_over(ours["rpc"], ours["repack"])
         )
@@ -163,17 +171,8 @@ class Llama(Closing):
             kernels=self._kernels,
             flash_attention_auto=options.get("flash_attn", False) is None,
             elsewhere=self._elsewhere,
+            mirror_bytes=self._drives.overhead,
         )
-
-    def _divided(
-        self, memory: Any, ours: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> Elsewhere:
-        """Where layers go, as `flexinfer.plan` foretells it for the same arguments."""
-        rpc = read_endpoints(ours["rpc"]) if ours["rpc"] else ()
-        arguments = Arguments.of({**ours, **options, "memory": memory, "rpc": rpc})
-        split = forecast(self.catalogue, arguments, Machine.detect()).request.split
-        assert split is not None
-        return Elsewhere(split, {card.name: card.address for card in cards()})
 
     def _open(self, path: str, held: Options, options: dict[str, Any]) -> None:
         """Model and context, by the parent's constructor, after the model that drafts."""
@@ -217,14 +216,14 @@ class Llama(Closing):
 
     def _begin(self, wanted: Options) -> Opening:
         self._ledger = process_ledger()
-        catalogue, drive, threads = self.catalogue, self._drive, self._threads
-        kernels, part = self._kernels, self._part
+        catalogue, drives, threads = self.catalogue, self._drives, self._threads
+        kernels, part, lost = self._kernels, self._part, self._listeners["on_lost"]
         return Opening(
             catalogue,
             wanted,
             self._ledger,
-            lambda resident: open_model(catalogue, drive, resident=resident),
-            lambda weights: measure_rates(catalogue, weights, drive, threads, kernels, part),
+            lambda resident: open_model(catalogue, drives, resident=resident, lost=lost),
+            lambda weights: measure_rates(catalogue, weights, drives, threads, kernels, part),
         )
 
     def _finish(self, opening: Opening) -> None:

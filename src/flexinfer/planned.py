@@ -42,6 +42,7 @@ def plan(
     split_mode: int = 1,
     main_gpu: int = 0,
     tensor_split: Sequence[float] | None = None,
+    mirrors: Sequence[str | os.PathLike[str]] = (),
     draft: str = OFF,
 ) -> Plan:
     """The plan that `flexinfer.Llama` with the same arguments makes; no model is opened.
@@ -109,5 +110,6 @@ def draft_arguments(draft: Catalogue, arguments: Arguments, ctx: int) -> Argumen
         rpc=(),
         n_gpu_layers=0,
         tensor_split=None,
+        mirrors=(),
         draft=OFF,
     )

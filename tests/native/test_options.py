@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,17 @@ def _weight_memory(asked: Asked) -> None:
         assert held["locked"] + held["window"] <= 1 << 20
     if asked.name != "plan":
         assert asked.answer("--weight-memory", "1MiB") == asked.answer("--weight-memory", "1GiB")
+
+
+@check("run chat plan", "--mirror")
+def _mirror(asked: Asked) -> None:
+    copy = Path(shutil.copy(asked.model, asked.folder / "copy.gguf"))
+    if asked.name != "plan":
+        assert asked.answer("--mirror", copy) == asked.answer()
+    if asked.name != "chat":
+        drives = asked.document("--mirror", copy)["drives"]
+        assert [drive["path"] for drive in drives] == [str(asked.model), str(copy)]
+        assert all(drive["rate"] > 0 for drive in drives)
 
 
 @check("run chat plan", "--ctx")

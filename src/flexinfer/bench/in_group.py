@@ -40,7 +40,7 @@ def group_of(
     device = device_of(model)
     if rate is not None and device is None:
         raise UnsupportedError(f"{model} is on no drive that could be slowed down")
-    return limited(memory=memory, read_bps=(device, rate) if device and rate else None)
+    return limited(memory=memory, read_bps={device: rate} if device and rate else None)
 
 
 def run_in_group(

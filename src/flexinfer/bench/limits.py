@@ -1,6 +1,6 @@
 """A control group of our own, to run something under a limit of memory or of the drive's rate.
 
-    with limited(memory=600 << 20, read_bps=((254, 0), 500_000_000)) as group:
+    with limited(memory=600 << 20, read_bps={(254, 0): 500_000_000}) as group:
         process = subprocess.Popen(command, preexec_fn=group.join)
         with group.watch() as seen:
             process.wait()
@@ -16,7 +16,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -111,7 +111,7 @@ class LimitedGroup:
 def limited(
     *,
     memory: int | None = None,
-    read_bps: tuple[tuple[int, int], int] | None = None,
+    read_bps: Mapping[tuple[int, int], int] | None = None,
     proc: Path = PROC,
     sys: Path = SYS,
 ) -> Iterator[LimitedGroup]:
@@ -119,7 +119,8 @@ def limited(
 
     Args:
         memory: bytes, of all kinds; nothing may be swapped.
-        read_bps: a drive's (major, minor) and bytes/s; reads past the page cache are held to it.
+        read_bps: bytes/s by the (major, minor) of a drive; reads past the page cache are held to
+            them.
 
     Raises:
         UnsupportedError: no such group can be made here.
@@ -130,11 +131,12 @@ def limited(
         if memory is not None:
             _limit_memory(folder, memory)
         others = []
-        if read_bps is not None:
+        if read_bps:
             drive = folder
             if folder.version == 1:
                 drive = stack.enter_context(_child("blkio", name, proc, sys))
-            _limit_reads(drive, *read_bps)
+            for device, rate in read_bps.items():
+                _limit_reads(drive, device, rate)
             others.append(drive)
         yield LimitedGroup(folder, others)
 

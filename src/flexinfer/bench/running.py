@@ -61,7 +61,7 @@ def group_trouble(path: str, *, throttled: bool) -> str | None:
     device = device_of(path)
     if throttled and device is None:
         return f"{path} is on no drive that could be slowed down"
-    reads = (device, 1 << 40) if throttled and device else None
+    reads = {device: 1 << 40} if throttled and device else None
     try:
         with limited(memory=1 << 40, read_bps=reads):
             return None
@@ -126,7 +126,7 @@ def drop_cache(paths: Sequence[str]) -> float:
 def _group(case: Case, job: Job, grouped: bool) -> Iterator[LimitedGroup | None]:
     memory = case.budget or None
     device = device_of(job.paths[0])
-    reads = (device, case.drive) if case.drive and device else None
+    reads = {device: case.drive} if case.drive and device else None
     if reads is None and (not grouped or memory is None):
         if case.system == MMAP:
             raise UnsupportedError("mmap keeps to a budget only in a control group")

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flexinfer.cli.streams import log
+from flexinfer.cli.streams import log, log_line
 from flexinfer.sizes import format_size
 from flexinfer.text import one_line
 
 if TYPE_CHECKING:
     from flexinfer.llama import Llama
+    from flexinfer.planning.plan import Plan
+
+
+def first_line(plan: Plan) -> str:
+    """What will happen, whose bits come of it, and what is read from where."""
+    return "; ".join(filter(None, (plan.mode, plan.computed, plan.rates.reading)))
 
 
 def announce(llm: Llama, memory: int | str | None, seed: int, verbose: bool) -> None:
@@ -31,7 +37,7 @@ def announce(llm: Llama, memory: int | str | None, seed: int, verbose: bool) -> 
             f"the budget has no room for a context of {llm.plan.request.ctx} tokens: it is "
             f"{llm.plan.ctx}, give more --memory for more",
         )
-    log(f"{llm.plan.mode}; {llm.plan.computed}")
+    log_line(first_line(llm.plan))
     if verbose:
         log(f"  seed {seed}")
         for reason in llm.plan.reasons:

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +92,17 @@ class Report:
                 "wait_ms": round(1000 * decoded.wait_s / passes, 3),
             },
         }
+        if plan.rates.drives:
+            document["drives"] = self._drives()
         if self._llm.drafting is not None:
             document["drafts"] = self._drafts(self._llm.drafting)
         if self._llm.experts is not None:
             document["experts"] = self._experts(self._llm.experts)
         return document
+
+    def _drives(self) -> list[dict[str, Any]]:
+        rates = {share.path: share.rate for share in self._llm.plan.rates.drives}
+        return [{**asdict(use), "rate": rates[use.path]} for use in self._llm.drives]
 
     def _drafts(self, drafting: DraftStats) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli.announce import first_line
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
 from flexinfer.cli.serving import serve_settings, until_lost
@@ -88,7 +89,7 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
     def started(served: ServedModel, port: int) -> None:
         sizes, plan = planned.sizes, served.plan
         if not quiet:
-            log(f"{plan.mode}; {plan.computed}")
+            log_line(first_line(plan))
             log(str(sizes))
             threading.Thread(target=_watch, args=(job, watching), daemon=True).start()
         url = f"http://127.0.0.1:{port}"

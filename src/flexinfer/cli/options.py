@@ -218,6 +218,7 @@ def llama_options(
     repack: bool | None,
     rpc: tuple[str, ...],
     gpu_layers: int,
+    mirrors: tuple[str, ...],
 ) -> dict[str, Any]:
     """Keyword arguments for `flexinfer.Llama` from what `engine_options` collected."""
     return {
@@ -232,6 +233,8 @@ def llama_options(
         "repack": repack,
         "rpc": rpc,
         "n_gpu_layers": gpu_layers,
+        "mirrors": mirrors,
+        "on_lost": log_line,
         "strategy": strategy,
         "window": window,
     }

@@ -1,4 +1,4 @@
-"""Options for memory that is not this process's: workers' and graphics cards'."""
+"""Options for what is used beside memory and drive: workers, graphics cards, other drives."""
 
 from __future__ import annotations
 
@@ -60,5 +60,13 @@ PLACING: list[Callable[[Any], Any]] = [
         type=Layers(),
         default=0,
         help="So many of the first layers go to graphics cards; -1: all.",
+    ),
+    click.option(
+        "--mirror",
+        "mirrors",
+        type=click.Path(),
+        multiple=True,
+        help="A copy of the model on another drive, which is read beside it: a file, or a folder; "
+        "may be repeated.",
     ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,7 @@ class PlanReport:
             "streamed_bytes": plan.streamed_bytes,
             "bound_tok_s": plan.bound_tok_s,
             "expected_tok_s": plan.expected_tok_s,
+            "drives": [asdict(share) for share in plan.rates.drives],
             "plan": plan.to_json(),
         }
         if with_curve:
@@ -104,6 +105,8 @@ class PlanReport:
             console.print()
         console.print(plan.mode)
         console.print(plan.computed)
+        if plan.rates.reading:
+            console.print(one_line(plan.rates.reading))
         console.print(_formula(plan))
         if with_curve:
             console.print()

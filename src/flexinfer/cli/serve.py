@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli.announce import first_line
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
 from flexinfer.cli.serving import serve_settings, until_lost
@@ -142,11 +144,12 @@ def _announce(
             "ubatch": served.plan.ubatch,
             "budget": settings.budget,
             "mode": served.plan.mode,
+            "drives": [asdict(share) for share in served.plan.rates.drives],
             "kernels": served.plan.rates.kernels.value,
             "reference": served.plan.rates.kernels.reference,
         }
         say(json.dumps(document))
         return
     budget = format_size(settings.budget)
-    log(f"{served.plan.mode}; {served.plan.computed}")
+    log_line(first_line(served.plan))
     log(f"{sizes} within {budget}: {address}")

@@ -47,14 +47,15 @@ def serve_settings(
     gpu_layers: int,
     idle_release: float | None = None,
     slots: int = 1,
+    mirrors: tuple[str, ...] = (),
     **options: Any,
 ) -> Settings:
     """What a server of the model is asked for, from what `engine_options` and others collected.
 
     Raises:
-        RequestError, BudgetError: a flag is not passed on; the budget does not hold one slot.
+        RequestError, BudgetError, ModelFileError: of flags, of the budget, of mirrors.
     """
-    from flexinfer.machine.budget import granted_budget
+    from flexinfer.gguf.mirrors import find_mirrors
     from flexinfer.machine.machine import Machine
     from flexinfer.serve.arguments import read_extra, refuse_surroundings
     from flexinfer.serve.settings import Settings
@@ -62,17 +63,24 @@ def serve_settings(
     refuse_surroundings(os.environ)
     machine = Machine.detect()
     settings = Settings(
-        budget=granted_budget(None if memory == AUTO else memory, machine),
-        follows=memory == AUTO,
+        **_budget(memory, machine),
         threads=threads or machine.cores,
         kv=(kv_type, KV_TYPES[kv_type]),
         flash_attention=True if needs_flash_attention(kv_type) else flash_attn,
         kernels=_kernels(catalogue, machine, rpc, repack),
         idle_seconds=idle_release or 0.0,
         flags=read_extra(flags),
+        mirrors=find_mirrors(catalogue, mirrors),
         **options,
     )
     return _placed(_with_slots(settings, slots, catalogue), catalogue, rpc, gpu_layers)
+
+
+def _budget(memory: int | None, machine: Machine) -> dict[str, Any]:
+    from flexinfer.machine.budget import granted_budget
+
+    follows = memory == AUTO
+    return {"budget": granted_budget(None if follows else memory, machine), "follows": follows}
 
 
 def _kernels(

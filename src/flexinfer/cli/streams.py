@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 
+from flexinfer.text import one_line
+
 _LIKE = {
     **dict(zip("█▓▒░·◂…│─—–", "#%+:.<~|---", strict=True)),
     **dict(zip("‘’“”", "''\"\"", strict=True)),
@@ -91,8 +93,8 @@ def log(text: str = "", *, nl: bool = True) -> None:
 
 
 def log_line(said: object) -> None:
-    """Write to the log what an engine tells while it goes on, as that its budget moved."""
-    log(str(said))
+    """Write to the log, in one line, what an engine tells while it goes on."""
+    log(one_line(str(said)))
 
 
 def flush() -> None:

@@ -80,7 +80,7 @@ class Account:
         """Bytes that the process has come to take for this model, whatever its context."""
         # What was charged meanwhile, adapters for one, is not charged twice.
         meanwhile = self._ledger.used - self._charged_before
-        return self._memory() - self._began - meanwhile
+        return self._memory() - self._began - meanwhile + self.options.mirror_bytes
 
     def hold(self, overhead: int) -> None:
         """Book another overhead.

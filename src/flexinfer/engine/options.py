@@ -16,7 +16,8 @@ class Options:
     `asked` says that somebody wished for the budget by name; `memlock` is how many bytes may be
     locked with mlock, None when there is no limit; `rows` of logits are asked for at once, to
     verify drafts; `beside` are the bytes of a model that drafts. With `flash_attention_auto`
-    llama.cpp decides. What is `elsewhere` has layers of it.
+    llama.cpp decides. What is `elsewhere` has layers of it; `mirror_bytes` is what reading from
+    mirrors takes.
     """
 
     budget: int
@@ -32,6 +33,7 @@ class Options:
     kernels: Kernels = Kernels.PLAIN
     flash_attention_auto: bool = False
     elsewhere: Elsewhere | None = None
+    mirror_bytes: int = 0
 
     def request(self, ctx: int, ubatch: int) -> Request:
         """What the planner is asked for a context of so many tokens, in batches of so many."""

@@ -105,19 +105,26 @@ def shard_paths(first: Catalogue) -> list[str]:
         return [path]
     if count > _MAX_SHARDS:
         raise ModelFileError(f"{path}: split.count is {count}, more than {_MAX_SHARDS}")
-    match = _SHARD.match(path)
-    if match is None or int(match["count"]) != count:
+    names = shards_of(path, count)
+    if names is None:
         raise ModelFileError(
             f"{path} is one of {count} shards but is not named like "
             f"model-00001-of-{count:05}.gguf; give the shards their original names"
         )
-    names = shard_names(match["prefix"], count)
     number = _integer(first, "split.no", None)
-    if number != 0 or int(match["number"]) != 1:
+    if number != 0 or path != names[0]:
         raise ModelFileError(
             f"{path} is shard {number + 1} of {count}; give the path of the first, {names[0]}"
         )
     return names
+
+
+def shards_of(path: str, count: int) -> list[str] | None:
+    """Paths of all `count` shards, of which `path` names one; None where it does not."""
+    match = _SHARD.match(path)
+    if match is None or int(match["count"]) != count:
+        return None
+    return shard_names(match["prefix"], count)
 
 
 def join_shards(parts: Sequence[Catalogue]) -> Catalogue:

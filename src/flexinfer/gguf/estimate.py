@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flexinfer.errors import RequestError
 from flexinfer.gguf.as_weight import (
     BLOCK,
     GROWTH,
@@ -42,6 +43,27 @@ _TABLES = ("token_embd.weight", "position_embd.weight", "token_types.weight")
 def needs_flash_attention(kv_type: str) -> bool:
     """Whether llama.cpp has this KV cache type only with flash attention."""
     return kv_type in _NEEDS_FLASH_ATTENTION
+
+
+def kv_types(
+    type_k: int | None, type_v: int | None, flash_attention: bool | None
+) -> tuple[int, int]:
+    """ggml's numbers of the types of K and V; f16 for None.
+
+    Raises:
+        RequestError: llama.cpp has no such cache, or not without flash attention.
+    """
+    kinds = tuple(KV_TYPES["f16"] if kind is None else kind for kind in (type_k, type_v))
+    names = {number: name for name, number in KV_TYPES.items()}
+    for kind in kinds:
+        if kind not in names:
+            known = ", ".join(f"{number} ({name})" for number, name in names.items())
+            raise RequestError(f"there is no KV cache of type {kind}; take one of {known}")
+    if needs_flash_attention(names[kinds[1]]) and flash_attention is False:
+        raise RequestError(
+            f"values of type {names[kinds[1]]} need flash attention; give flash_attn=True"
+        )
+    return kinds[0], kinds[1]
 
 
 def estimate_weights(catalogue: Catalogue, threads: int) -> list[Weight]:

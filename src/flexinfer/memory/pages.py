@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flexinfer.memory.memlock import lock_pages, unlock_pages
@@ -199,6 +200,14 @@ class Arena:
         start, stop = round_up(slot.offset, PAGE), slot.end // PAGE * PAGE
         if start < stop:
             self._advise(mmap.MADV_DONTNEED, start, stop - start)
+
+    def empty_but(self, slots: Iterable[Slot]) -> None:
+        """As `empty`, all but these ranges."""
+        start = 0
+        for slot in sorted(slots):
+            self.empty(Slot(start, slot.offset - start))
+            start = slot.end
+        self.empty(Slot(start, self.nbytes - start))
 
     def close(self) -> None:
         """Give all memory back at once, also while views are alive.

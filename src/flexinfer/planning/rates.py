@@ -37,6 +37,12 @@ class Rates:
     packing: float = 0.0
     drives: tuple[DriveShare, ...] = ()
 
+    @property
+    def reading(self) -> str:
+        """From which drives at which rate, where there are several; else empty."""
+        rates = [f"{share.path} at {share.rate / 1e9:.2f} GB/s" for share in self.drives]
+        return "reads " + " and ".join(rates) if rates else ""
+
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Rates:
         """The rates in a document that `dataclasses.asdict` made."""

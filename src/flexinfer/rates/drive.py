@@ -24,7 +24,8 @@ from flexinfer.machine.cgroups import read_limit
 from flexinfer.machine.machine import device_of
 from flexinfer.memory.pages import Arena
 from flexinfer.rates.cache_file import Remembered
-from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS, open_reader
+from flexinfer.reading.drive import DEFAULT_PIECE, DEFAULT_THREADS
+from flexinfer.reading.file_reader import open_reader
 from flexinfer.reading.reader import Reader
 from flexinfer.reading.sweep import sweep
 from flexinfer.reading.waiting import Waiting

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from flexinfer.gguf.catalogue import Catalogue
@@ -14,11 +13,12 @@ from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import ON_DEMAND, Weight
 from flexinfer.rates.by_type import packing_rate, product, type_rates, work_by_type
 from flexinfer.rates.cache_file import Remembered
-from flexinfer.rates.drive import ASSUMED_RATE, DriveRate, drive_rate, remember_drive
+from flexinfer.rates.drives import CopyRates
 from flexinfer.rates.passes import Observed
-from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS, open_reader
+from flexinfer.reading.drive import open_drive
+from flexinfer.reading.file_reader import open_reader, read_from
 from flexinfer.reading.open_file import cached_fraction
-from flexinfer.reading.reader import Reader
+from flexinfer.reading.reader import DriveUse, Reader
 
 # Bytes of weights a second, where nobody measured; small models only.
 _ASSUMED_COMPUTE = 10e9
@@ -30,25 +30,40 @@ _CACHED = 0.95
 _ROWS = " by rows"
 
 
-def drive_for(catalogue: Catalogue) -> DriveRate:
-    """The rate of the drive that holds the model; assumed for one that is not on this machine."""
-    if all(os.path.exists(path) for path in catalogue.paths):
-        return drive_rate(catalogue.paths)
-    return DriveRate(ASSUMED_RATE, DEFAULT_THREADS, DEFAULT_PIECE, "assumed")
+def open_model(
+    catalogue: Catalogue,
+    drives: CopyRates,
+    *,
+    resident: bool,
+    lost: Callable[[str], None] = lambda line: None,
+) -> Reader:
+    """The reader of a model's files.
 
-
-def open_model(catalogue: Catalogue, drive: DriveRate, *, resident: bool) -> Reader:
-    """The reader of a model's files; `resident`: all of it will stay in memory."""
-    paths = catalogue.paths
-    if resident and cached_fraction(paths) > _CACHED:
-        return open_reader(paths, cached=True)
-    return open_reader(paths, threads=drive.threads, piece=drive.piece)
+    Args:
+        drives: with the model and its mirrors.
+        resident: all of it will stay in memory.
+        lost: is told in one line of a drive that fails and is left aside.
+    """
+    if resident and cached_fraction(catalogue.paths) > _CACHED:
+        return open_reader(catalogue.paths, cached=True)
+    return read_from(
+        (
+            open_drive(
+                copy.paths,
+                threads=copy.rate.threads,
+                piece=copy.rate.piece,
+                rate=copy.rate.rate,
+            )
+            for copy in drives.copies
+        ),
+        lost=lost,
+    )
 
 
 def measure_rates(
     catalogue: Catalogue,
     weights: Sequence[Weight],
-    drive: DriveRate,
+    drives: CopyRates,
     cores: int,
     kernels: Kernels,
     part: str = "",
@@ -61,7 +76,7 @@ def measure_rates(
 
     Args:
         weights: of the catalogue, in any order.
-        drive: taken as it is.
+        drives: taken as they are.
         kernels: that the model is computed with.
         part: names what of the model is computed here; "": all.
     """
@@ -69,15 +84,15 @@ def measure_rates(
     total = sum(work.values())
     if total < _SMALLEST:
         seconds = total / _ASSUMED_COMPUTE
-        return list(weights), Rates(drive.rate, seconds, "assumed", kernels)
+        return list(weights), Rates(drives.rate, seconds, "assumed", kernels, drives=drives.shares)
     rates = type_rates(work, cores, kernels)
     timed = time_each(weights, catalogue.types, {name: found.row for name, found in rates.items()})
     packing = packing_rate(work, rates, cores)
     known = (Remembered().get(_key(catalogue, cores, kernels, part)) or {}).get("compute_s")
     if isinstance(known, float) and 0 < known < math.inf:
-        return timed, Rates(drive.rate, known, "passes", kernels, packing)
+        return timed, Rates(drives.rate, known, "passes", kernels, packing, drives.shares)
     seconds = sum(weight.compute_s for weight in timed)
-    return timed, Rates(drive.rate, seconds, "probe", kernels, packing)
+    return timed, Rates(drives.rate, seconds, "probe", kernels, packing, drives.shares)
 
 
 def time_each(
@@ -106,11 +121,15 @@ def remember(
     catalogue: Catalogue,
     cores: int,
     kernels: Kernels,
-    drive: DriveRate,
+    drives: CopyRates,
     observed: Observed,
+    uses: Sequence[DriveUse],
     part: str = "",
 ) -> None:
-    """Keep what passes of this model, or the same part of it, showed for the next time."""
+    """Keep what passes of this model, or the same part of it, showed for the next time.
+
+    `uses` is what each drive did.
+    """
     if catalogue.nbytes < _SMALLEST:
         return
     key, seen = _key(catalogue, cores, kernels, part), observed.by_rows
@@ -120,7 +139,7 @@ def remember(
         rows = remembered_rows(catalogue, cores, kernels, part) | seen
         Remembered().put(key + _ROWS, {str(each): seconds for each, seconds in rows.items()})
     if observed.drive is not None:
-        remember_drive(catalogue.paths, replace(drive, rate=observed.drive, source="passes"))
+        drives.remember(observed.drive, uses)
 
 
 def remembered_rows(

@@ -1,56 +1,62 @@
-"""Model files read in large aligned pieces by a few threads.
+"""Model files read in large aligned pieces by a few threads, from one drive or from several.
 
 The pieces of one transfer are spread over all threads and transfers are served in the order in
 which they were started, so the one needed next is complete first; only what could not be known
-before overtakes. The threads hold the
-interpreter lock for microseconds a piece.
+before overtakes. The threads hold the interpreter lock for microseconds a piece.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 
 from flexinfer.errors import ReadError
-from flexinfer.reading.open_file import Access, OpenFile
-from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, Treatment, check_range
-from flexinfer.reading.threads import Piece, QueuedTransfer, ReadThreads
+from flexinfer.reading.drive import Drive, open_drive
+from flexinfer.reading.drives import Drives
+from flexinfer.reading.pieces import Piece, QueuedTransfer
+from flexinfer.reading.reader import (
+    CLOSE_SECONDS,
+    DriveUse,
+    Transfer,
+    Treatment,
+    check_range,
+    enclosing,
+)
+from flexinfer.reading.threads import ReadThreads
 from flexinfer.sizes import ALIGNMENT
-
-# More threads or smaller pieces read no faster and take more of a processor that computes.
-DEFAULT_THREADS = 4
-DEFAULT_PIECE = 4 << 20
-_BOUNCE_BYTES = 256 << 10
 
 
 class FileReader:
-    """Reads files by direct I/O over `threads` threads in pieces of `piece` bytes.
+    """Reads files by direct I/O, each drive with its own threads; all take from one line.
+
+    A drive that fails while another is left is left aside: what it was asked for is read from the
+    others. The last one's errors are those of the transfers.
 
     Args:
-        files: opened files; the reader closes them.
-        threads: how many reads run at a time.
-        piece: bytes of one read, a multiple of `sizes.ALIGNMENT`.
+        drives: each with a copy of the same files; the reader closes them. Pieces are as small as
+            the smallest that one of them likes.
+        lost: is told in one line of a drive that is left aside.
     """
 
     alignment = ALIGNMENT
 
-    def __init__(self, files: Sequence[OpenFile], *, threads: int, piece: int) -> None:
-        if threads < 1 or piece < ALIGNMENT or piece % ALIGNMENT:
-            raise ValueError(f"cannot read with {threads} threads in pieces of {piece} bytes")
-        self.files = tuple(files)
-        self.piece = piece
-        self._pool = ReadThreads(threads, self.files)
-        self._bounce_lock = threading.Lock()
-        self._bounce: mmap.mmap | None = None
+    def __init__(
+        self, drives: Sequence[Drive], *, lost: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.piece = min(drive.piece for drive in drives)
+        self._drives = Drives(drives, lost)
+        self._pool = ReadThreads(self._drives)
         # A forgotten reader may be collected in any thread, even in ours: it must not wait.
         self._alive = weakref.finalize(self, self._pool.end)
 
     def __repr__(self) -> str:
         state = f"{len(self._pool.open)} under way" if self._alive.alive else "closed"
-        return f"<FileReader {len(self.files)} files, {self.threads} x {self.piece} bytes, {state}>"
+        drives = self._drives.all
+        several = f" on {len(drives)} drives" if len(drives) > 1 else ""
+        files = f"{len(drives[0].files)} files{several}"
+        return f"<FileReader {files}, {self.threads} x {self.piece} bytes, {state}>"
 
     @property
     def threads(self) -> int:
@@ -58,15 +64,18 @@ class FileReader:
 
     @property
     def bytes_read(self) -> int:
-        return self._pool.bytes_read
+        return self._drives.bytes_read
 
     @property
     def busy_s(self) -> float:
         return self._pool.busy_s
 
+    @property
+    def drives(self) -> tuple[DriveUse, ...]:
+        return tuple(drive.use for drive in self._drives.all)
+
     def span(self, file: int, offset: int, length: int) -> tuple[int, int]:
-        start = offset // ALIGNMENT * ALIGNMENT
-        return start, -(-(offset + length) // ALIGNMENT) * ALIGNMENT
+        return enclosing(offset, length)
 
     def start(
         self,
@@ -79,31 +88,31 @@ class FileReader:
         treat: Treatment | None = None,
     ) -> Transfer:
         check_range(self, start, view, need)
-        if not self._alive.alive:
-            raise ReadError("the reader is closed")
-        step, source = self.piece, self.files[file]
+        self._require_open()
+        step = self.piece
         cuts = range(0, need, step)
         transfer = QueuedTransfer(len(cuts), treat, view)
         pieces = [
-            Piece(transfer, source, start + at, view[at : at + step], min(step, need - at))
+            Piece(transfer, file, start + at, view[at : at + step], min(step, need - at))
             for at in cuts
         ]
         self._pool.submit(transfer, pieces, urgent=urgent)
         return transfer
 
     def read_into(self, file: int, offset: int, view: memoryview) -> None:
-        if not self._alive.alive:
-            raise ReadError("the reader is closed")
-        source = self.files[file]
-        if source.access is not Access.DIRECT:
-            self._pool.count(source.read(offset, view, len(view)))
-            return
-        with self._bounce_lock:
-            self._read_bounced(source, file, offset, view)
+        self._require_open()
+        self._drives.read_now(lambda drive: drive.read_into(file, offset, view))
 
     def check(self) -> None:
-        for file in self.files:
-            file.check()
+        for drive in self._drives.used:
+            try:
+                drive.check()
+            except ReadError as error:
+                if not self._drives.leave_aside(drive, error):
+                    raise
+
+    def leave_hanging(self, transfer: Transfer | None = None) -> bool:
+        return self._drives.leave_hanging(transfer)
 
     def cancel(self, timeout: float | None = None) -> bool:
         self._pool.drop_queued()
@@ -115,20 +124,20 @@ class FileReader:
             self._pool.end()
             self._pool.join(timeout)
 
-    def _read_bounced(self, source: OpenFile, file: int, offset: int, view: memoryview) -> None:
-        if self._bounce is None:
-            self._bounce = mmap.mmap(-1, _BOUNCE_BYTES)
-        with memoryview(self._bounce) as bounce:
-            done = 0
-            while done < len(view):
-                at = offset + done
-                length = min(len(view) - done, _BOUNCE_BYTES - ALIGNMENT)
-                start, stop = self.span(file, at, length)
-                inside = at - start
-                count = source.read(start, bounce[: stop - start], inside + length)
-                view[done : done + length] = bounce[inside : inside + length]
-                self._pool.count(count)
-                done += length
+    def _require_open(self) -> None:
+        if not self._alive.alive:
+            raise ReadError("the reader is closed")
+
+
+def read_from(
+    drives: Iterable[Drive], *, lost: Callable[[str], None] = lambda line: None
+) -> FileReader:
+    """A reader of drives that are opened one by one; closes them when one cannot be."""
+    with ExitStack() as opened:
+        held = [opened.enter_context(closing(drive)) for drive in drives]
+        reader = FileReader(held, lost=lost)
+        opened.pop_all()
+    return reader
 
 
 def open_reader(
@@ -138,22 +147,6 @@ def open_reader(
     threads: int | None = None,
     piece: int | None = None,
 ) -> FileReader:
-    """A reader of the files: direct where possible, else buffered with a clean page cache.
-
-    Args:
-        paths: files, known by their index from now on.
-        cached: read through the page cache and leave it as it is.
-        threads: reads at a time (None: a default that suits most drives).
-        piece: bytes of one read.
-
-    Raises:
-        ModelNotFoundError: a file is missing or may not be read.
-    """
-    files: list[OpenFile] = []
-    try:
-        files.extend(OpenFile(path, cached=cached) for path in paths)
-        return FileReader(files, threads=threads or DEFAULT_THREADS, piece=piece or DEFAULT_PIECE)
-    except BaseException:
-        for file in files:
-            file.close()
-        raise
+    """A reader of these files alone; see `open_drive`."""
+    drives = (open_drive(paths, cached=cached, threads=threads, piece=piece) for _ in range(1))
+    return read_from(drives)

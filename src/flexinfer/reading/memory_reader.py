@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 
 from flexinfer.errors import ReadError
-from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, Treatment, check_range
+from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, Treatment, check_range, enclosing
 from flexinfer.sizes import ALIGNMENT
 
 
 class MemoryReader:
     """Serves `blobs` as files; a transfer is done when `start` returns."""
+
+    drives = ()
 
     def __init__(self, blobs: Sequence[bytes], *, alignment: int = ALIGNMENT) -> None:
         self.alignment = alignment
@@ -25,8 +27,7 @@ class MemoryReader:
         return f"<MemoryReader {len(self.blobs)} files, {state}>"
 
     def span(self, file: int, offset: int, length: int) -> tuple[int, int]:
-        step = self.alignment
-        return offset // step * step, -(-(offset + length) // step) * step
+        return enclosing(offset, length, self.alignment)
 
     def start(
         self,
@@ -56,6 +57,9 @@ class MemoryReader:
 
     def check(self) -> None:
         pass
+
+    def leave_hanging(self, transfer: Transfer | None = None) -> bool:
+        return False
 
     def cancel(self, timeout: float | None = None) -> bool:
         return True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from flexinfer.errors import ReadError
+from flexinfer.sizes import ALIGNMENT
 
 # A thread in a read that hangs ends, and closes the files, when the drive answers.
 CLOSE_SECONDS = 5.0
@@ -14,6 +16,18 @@ CLOSE_SECONDS = 5.0
 
 # Works on bytes that have arrived, where they are.
 Treatment = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class DriveUse:
+    """What a drive did for a model: bytes that arrived, and why it was left aside, if it was.
+
+    `path` is that of its first file.
+    """
+
+    path: str
+    bytes_read: int
+    failure: str | None = None
 
 
 class Transfer:
@@ -88,6 +102,10 @@ class Reader(Protocol):
     def busy_s(self) -> float:
         """Seconds in which at least one transfer was under way."""
 
+    @property
+    def drives(self) -> Sequence[DriveUse]:
+        """The drives that are read, the model's own first; none where bytes come from elsewhere."""
+
     def span(self, file: int, offset: int, length: int) -> tuple[int, int]:
         """The smallest aligned range, as (start, stop), that holds the bytes."""
 
@@ -114,6 +132,12 @@ class Reader(Protocol):
     def check(self) -> None:
         """Raise ReadError when a file is no longer what it was when it was opened."""
 
+    def leave_hanging(self, transfer: Transfer | None = None) -> bool:
+        """Leave the drive aside that keeps `transfer` waiting; False when no other is left.
+
+        It may still write: the transfer is not done before. None: the one asked longest ago.
+        """
+
     def cancel(self, timeout: float | None = None) -> bool:
         """Drop what is queued and wait for what runs; False when that takes too long.
 
@@ -129,3 +153,8 @@ def check_range(reader: Reader, start: int, view: memoryview, need: int) -> None
     step, nbytes = reader.alignment, len(view)
     if start % step or nbytes % step or not 0 < need <= nbytes:
         raise ValueError(f"{need} of {nbytes} bytes at {start} are no aligned range")
+
+
+def enclosing(offset: int, length: int, step: int = ALIGNMENT) -> tuple[int, int]:
+    """The smallest range of whole steps, as (start, stop), that holds the bytes."""
+    return offset // step * step, -(-(offset + length) // step) * step

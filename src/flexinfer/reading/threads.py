@@ -1,7 +1,8 @@
 """Threads that serve the pieces of transfers, urgent ones first, else first come, first served.
 
-A thread holds the interpreter lock for microseconds a piece: one call of a C queue, one read, one
-short lock. Whoever reads the last piece of a transfer also treats what was read.
+Each drive has threads of its own, and all take from one line: how much of it a drive reads follows
+from how fast it is. A thread holds the interpreter lock for microseconds a piece. Whoever reads the
+last piece of a transfer also treats what was read.
 """
 
 from __future__ import annotations
@@ -15,70 +16,48 @@ from queue import Empty, SimpleQueue
 
 from flexinfer.errors import BudgetError, ReadError
 from flexinfer.memory.refusals import start_thread
-from flexinfer.reading.open_file import OpenFile
-from flexinfer.reading.reader import Transfer, Treatment
+from flexinfer.reading.drive import Drive
+from flexinfer.reading.drives import Drives
+from flexinfer.reading.pieces import Piece, QueuedTransfer
 
 # A thread in a read that hangs is left behind when the process ends.
 _EXIT_SECONDS = 5.0
-
-
-class QueuedTransfer(Transfer):
-    """A transfer in pieces, of which `left` are not over yet."""
-
-    __slots__ = ("left",)
-
-    def __init__(
-        self, pieces: int, treat: Treatment | None = None, memory: memoryview | None = None
-    ) -> None:
-        super().__init__(treat, memory)
-        self.left = pieces
-
-
-class Piece:
-    """One read: bytes of `file` from `offset` into `view`, of which the first `need` must exist."""
-
-    __slots__ = ("file", "need", "offset", "transfer", "view")
-
-    def __init__(
-        self, transfer: QueuedTransfer, file: OpenFile, offset: int, view: memoryview, need: int
-    ) -> None:
-        self.transfer = transfer
-        self.file = file
-        self.offset = offset
-        self.view = view
-        self.need = need
+# A drive that left something to the others looks again after so long.
+_AGAIN_SECONDS = 2e-3
 
 
 class ReadThreads:
     """Threads and their queue. It knows no reader, so a forgotten reader can be collected.
 
     Args:
-        threads: how many; each makes one read at a time.
-        files: closed by the last thread that ends.
+        drives: closed by the last thread that ends.
 
     Attributes:
-        bytes_read: that arrived so far.
         open: transfers that are not over.
         busy_s: seconds in which there were some.
     """
 
-    def __init__(self, threads: int, files: Sequence[OpenFile]) -> None:
-        self.files = files
+    def __init__(self, drives: Drives) -> None:
+        self.drives = drives
         # One True for each piece in the two lines; False tells a thread to end.
         self.queue: SimpleQueue[bool] = SimpleQueue()
         self._urgent: deque[Piece] = deque()
         self._ahead: deque[Piece] = deque()
-        self.bytes_read = 0
         self.open: set[QueuedTransfer] = set()
         self._lock = threading.Lock()
         # Transfers of which bytes are still to come: what is treated keeps no drive busy.
         self._reading = 0
         self._busy = 0.0
+        # Bytes that were asked for and have not arrived.
+        self._outstanding = 0
         self._busy_since = 0.0
-        self._serving = threads
+        served = [drive for drive in drives.all for _ in range(drive.threads)]
+        self._serving = len(served)
         self.threads = [
-            threading.Thread(target=self._serve, name=f"flexinfer-read-{n}", daemon=True)
-            for n in range(threads)
+            threading.Thread(
+                target=self._serve, args=(drive,), name=f"flexinfer-read-{n}", daemon=True
+            )
+            for n, drive in enumerate(served)
         ]
         try:
             for thread in self.threads:
@@ -105,14 +84,10 @@ class ReadThreads:
                 self._busy_since = time.perf_counter()
             self._reading += 1
             self.open.add(transfer)
+            self._outstanding += sum(piece.need for piece in pieces)
         (self._urgent if urgent else self._ahead).extend(pieces)
         for _ in pieces:
             self.queue.put(True)
-
-    def count(self, nbytes: int) -> None:
-        """Add bytes that were read outside of the queue."""
-        with self._lock:
-            self.bytes_read += nbytes
 
     def drop_queued(self) -> None:
         """End what no thread has begun; every open transfer gets an error."""
@@ -125,7 +100,7 @@ class ReadThreads:
             if not more:  # nothing comes after the threads' orders to end
                 self.queue.put(more)
                 break
-            self._done(self._next(), 0, error)
+            self._done(self._next()[0], error)
         with self._lock:
             for transfer in self.open:
                 transfer.error = transfer.error or error
@@ -135,7 +110,9 @@ class ReadThreads:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             running = list(self.open)
-        return all(
+        # What a drive owes that was left aside may never come: nobody waits for it again.
+        stuck = {transfer for transfer in running if self.drives.is_stuck(transfer)}
+        return not stuck and all(
             transfer.wait(None if deadline is None else deadline - time.monotonic())
             for transfer in running
         )
@@ -156,43 +133,84 @@ class ReadThreads:
         self.end()
         self.join(_EXIT_SECONDS)
 
-    def _serve(self) -> None:
+    def _serve(self, drive: Drive) -> None:
         while self.queue.get():
-            piece = self._next()
-            error: ReadError | None = None
-            count = 0
-            if piece.transfer.error is None:
-                piece.transfer.begun = True
-                try:
-                    count = piece.file.read(piece.offset, piece.view, piece.need)
-                except ReadError as failure:
-                    error = failure
-                except Exception as failure:  # or the transfer would never end
-                    error = ReadError(f"{piece.file.path}: {failure}")
-                    error.__cause__ = failure
-            self._done(piece, count, error)
+            piece = self._take(drive)
+            if piece is None:
+                if drive.failure is not None:
+                    break
+                continue
+            error = None if piece.transfer.error is not None else self._read(drive, piece)
+            if error is not None and self.drives.leave_aside(drive, error):
+                self._put_back(self._urgent, piece)  # it waited for its turn already
+                break
+            self._done(piece, error)
             del piece, error
+        self._end_thread()
+
+    def _take(self, drive: Drive) -> Piece | None:
+        """What `drive` is to read next; None: it is for the other drives."""
+        if self.drives.alone:
+            return self._next()[0]
+        piece, line = self._next()
+        nbytes = 0
+        if drive.failure is None:
+            nbytes = self.drives.portion(drive, self._outstanding, piece.need)
+        if not nbytes:
+            self._put_back(line, piece)
+            time.sleep(_AGAIN_SECONDS if drive.failure is None else 0.0)
+            return None
+        if nbytes < piece.need:
+            with self._lock:
+                piece.transfer.left += 1
+            self._put_back(line, piece.cut(nbytes))
+        return piece
+
+    def _put_back(self, line: deque[Piece], piece: Piece) -> None:
+        line.appendleft(piece)
+        self.queue.put(True)
+
+    def _read(self, drive: Drive, piece: Piece) -> ReadError | None:
+        piece.transfer.begun = True
+        began = time.perf_counter()
+        try:
+            with self.drives.asking(drive, piece.transfer):
+                file = drive.files[piece.file]
+                count = file.read(piece.offset, piece.view, piece.need)
+        except ReadError as failure:
+            return failure
+        except Exception as failure:  # or the transfer would never end
+            error = ReadError(f"{drive.path}: {failure}")
+            error.__cause__ = failure
+            return error
+        self.drives.count(drive, count, time.perf_counter() - began)
+        return None
+
+    def _end_thread(self) -> None:
         with self._lock:
             self._serving -= 1
             last = not self._serving
+        if not last:
+            return
+        atexit.unregister(self._exit)
         # The last one out closes: no thread can read from a descriptor's number used again.
-        if last:
-            atexit.unregister(self._exit)
-            for file in self.files:
-                file.close()
+        while self._urgent or self._ahead:
+            self._done(self._next()[0], ReadError("the reader is closed"))
+        for drive in self.drives.all:
+            drive.close()
 
-    def _next(self) -> Piece:
-        """A piece for whoever took a True from the queue; there is one for each."""
+    def _next(self) -> tuple[Piece, deque[Piece]]:
+        """A piece for whoever took a True from the queue, and its line; there is one for each."""
         try:
-            return self._urgent.popleft()
+            return self._urgent.popleft(), self._urgent
         except IndexError:
-            return self._ahead.popleft()
+            return self._ahead.popleft(), self._ahead
 
-    def _done(self, piece: Piece, count: int, error: ReadError | None) -> None:
+    def _done(self, piece: Piece, error: ReadError | None) -> None:
         piece.view.release()
         transfer = piece.transfer
         with self._lock:
-            self.bytes_read += count
+            self._outstanding -= piece.need
             if error is not None and transfer.error is None:
                 transfer.error = error
             transfer.left -= 1

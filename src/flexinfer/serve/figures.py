@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from flexinfer.machine.machine import process_memory
@@ -27,6 +30,21 @@ _LINES = (
     ("bound_tokens_per_second", "gauge", "Bound for one sequence.", ("bound_tok_s",)),
     ("pass_seconds", "gauge", "Seconds of the mean pass so far.", ("pass_s",)),
     ("expert_hit_ratio", "gauge", "Experts found in memory.", ("expert_hit_rate",)),
+)
+
+_DRIVE_LINES: tuple[tuple[str, str, str, Callable[[Mapping[str, Any]], int]], ...] = (
+    (
+        "drive_read_bytes_total",
+        "counter",
+        "Bytes that one of several drives gave.",
+        lambda drive: drive["bytes_read"],
+    ),
+    (
+        "drive_left_aside",
+        "gauge",
+        "Whether a drive failed and is not read any more.",
+        lambda drive: int(drive["failure"] is not None),
+    ),
 )
 
 
@@ -55,6 +73,8 @@ def figures(model: ServedModel, ledger: Ledger) -> dict[str, Any]:
             "server": ledger.accounts.get("server", 0),
         },
     }
+    if len(model.drive_uses) > 1:
+        document["drives"] = [asdict(use) for use in model.drive_uses]
     if experts is not None:
         document["expert_hit_rate"] = experts.counters.hit_rate
     return document
@@ -70,4 +90,17 @@ def metrics(document: dict[str, Any]) -> str:
         if value is not None:
             full = f"flexinfer_{name}"
             lines += [f"# HELP {full} {what}", f"# TYPE {full} {kind}", f"{full} {value}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _drive_lines(document.get("drives", ()))) + "\n"
+
+
+def _drive_lines(drives: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each of several drives, which is known by the path of its copy."""
+    lines = []
+    for name, kind, what, value in _DRIVE_LINES:
+        full = f"flexinfer_{name}"
+        lines += [f"# HELP {full} {what}", f"# TYPE {full} {kind}"] if drives else []
+        for drive in drives:
+            # Names as a label may have them.
+            path = json.dumps(drive["path"], ensure_ascii=False)
+            lines.append(f"{full}{{path={path}}} {value(drive)}")
+    return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from flexinfer.engine.opening import Opening
 from flexinfer.engine.options import Options
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.gguf.mirrors import Mirror
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.memory.ledger import Ledger
@@ -20,7 +21,9 @@ from flexinfer.native import mirror
 from flexinfer.native.device.backends import InnerBackend
 from flexinfer.native.device.device import device
 from flexinfer.planning.plan import Plan
-from flexinfer.rates.rates import drive_for, measure_rates, open_model, remember
+from flexinfer.rates.drives import drives_for
+from flexinfer.rates.rates import measure_rates, open_model, remember
+from flexinfer.reading.reader import DriveUse
 from flexinfer.storage.experts.experts import Experts
 
 
@@ -33,28 +36,32 @@ class _Nothing:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model to open; `least_ubatch` is the smallest batch that a plan may come to."""
+    """A model to open; `least_ubatch` is the smallest batch that a plan may come to.
+
+    `mirrors` are copies of it that are read beside it.
+    """
 
     catalogue: Catalogue
     options: Options
     threads: int
     least_ubatch: int
+    mirrors: tuple[Mirror, ...] = ()
 
 
 class ServedModel:
     """One model behind the server, from its load until it is freed."""
 
-    def __init__(self, file: ModelFile, ledger: Ledger) -> None:
+    def __init__(self, file: ModelFile, ledger: Ledger, lost: Callable[[str], None]) -> None:
         catalogue, threads = file.catalogue, file.threads
         self.file = file
-        self.drive = drive_for(catalogue)
+        self.drives = drives_for(catalogue, file.mirrors)
         self.opening = Opening(
             catalogue,
             file.options,
             ledger,
-            lambda resident: open_model(catalogue, self.drive, resident=resident),
+            lambda resident: open_model(catalogue, self.drives, resident=resident, lost=lost),
             lambda weights: measure_rates(
-                catalogue, weights, self.drive, threads, file.options.kernels, self._part
+                catalogue, weights, self.drives, threads, file.options.kernels, self._part
             ),
         )
 
@@ -99,6 +106,12 @@ class ServedModel:
         storage = self.opening.storage
         return None if storage is None else storage.experts
 
+    @property
+    def drive_uses(self) -> Sequence[DriveUse]:
+        """What each drive with a copy of it did."""
+        storage = self.opening.storage
+        return () if storage is None else storage.drives
+
     def create(self, model: int, params: Any) -> int | None:
         """A context of it, in which each batch is one pass.
 
@@ -125,7 +138,9 @@ class ServedModel:
         if self.opening.engine is not None:
             remember(
                 *(self.file.catalogue, self.file.threads, self.file.options.kernels),
-                *(self.drive, self.opening.engine.observed, self._part),
+                *(self.drives, self.opening.engine.observed),
+                self.drive_uses,
+                self._part,
             )
         self.opening.close()
 
@@ -137,14 +152,20 @@ class Models:
         files: by the path that the server names.
         ledger: of the process.
         opened: called once the first model has its context.
+        lost: is told in one line of a drive that fails and is left aside.
     """
 
     def __init__(
-        self, files: dict[str, ModelFile], ledger: Ledger, opened: Callable[[], None]
+        self,
+        files: dict[str, ModelFile],
+        ledger: Ledger,
+        opened: Callable[[], None],
+        lost: Callable[[str], None],
     ) -> None:
         self._files = files
         self._ledger = ledger
         self._opened = opened
+        self._lost = lost
         self._served: dict[int, ServedModel] = {}
         self.main: ServedModel | None = None
 
@@ -153,7 +174,7 @@ class Models:
         encoded = path.encode("utf-8", "surrogateescape")
         if path not in self._files or params.no_alloc or params.vocab_only:
             raise EngineError(f"{path}: the server asks for a model that was not planned")
-        served = ServedModel(self._files[path], self._ledger)
+        served = ServedModel(self._files[path], self._ledger, self._lost)
         model = int(served.opening.load(binding.llama_model_load_from_file, encoded, params))
         self._served[model] = served
         self.main = self.main or served

@@ -12,12 +12,14 @@ from flexinfer.errors import BudgetError, ModelNotFoundError, UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+from flexinfer.gguf.mirrors import Mirror
 from flexinfer.machine.machine import Machine
 from flexinfer.native.cards import cards
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import RowTimes, Together, best, together
 from flexinfer.planning.plan import Request
-from flexinfer.rates.rates import drive_for, measure_rates, remembered_rows
+from flexinfer.rates.drives import drives_for
+from flexinfer.rates.rates import measure_rates, remembered_rows
 from flexinfer.rates.row_times import row_times
 from flexinfer.serve.models import ModelFile
 from flexinfer.serve.reserve import Sizes, Wish
@@ -81,14 +83,14 @@ def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
         draft=share,
     )
     sizes = decide(wish, catalogue, forecast)
-    main = _file(catalogue, settings, sizes, settings.budget - sizes.reserve)
+    main = _file(catalogue, settings, sizes, settings.budget - sizes.reserve, settings.mirrors)
     if settings.split is not None:
         found = {card.name: card.address for card in cards()}
         elsewhere = Elsewhere(settings.split, found)
         main = replace(main, options=replace(main.options, elsewhere=elsewhere))
     files = {catalogue.paths[0]: main}
     if draft is not None:
-        files[draft.paths[0]] = _file(draft, settings, sizes, share)
+        files[draft.paths[0]] = _file(draft, settings, sizes, share, ())
     return Planned(sizes, files, tuple(_arguments(settings, catalogue, sizes)))
 
 
@@ -155,7 +157,8 @@ def _forecast(catalogue: Catalogue, settings: Settings, budget: int) -> Forecast
         catalogue, (kind, kind), flash_attention=settings.flash_attention is not False
     )
     threads, kernels = settings.threads, settings.kernels
-    weights, rates = measure_rates(catalogue, weights, drive_for(catalogue), threads, kernels)
+    drives = drives_for(catalogue, settings.mirrors)
+    weights, rates = measure_rates(catalogue, weights, drives, threads, kernels)
     request = Request(
         budget=budget,
         ctx=MIN_CONTEXT,
@@ -164,7 +167,7 @@ def _forecast(catalogue: Catalogue, settings: Settings, budget: int) -> Forecast
         weight_memory=settings.weight_memory,
         window=settings.window,
     )
-    whole = Forecast(weights, request, costs, rates)
+    whole = Forecast(weights, request, drives.costing(costs), rates)
     return whole if settings.split is None else here(whole, settings.split)
 
 
@@ -185,7 +188,13 @@ def with_others(
     return replace(settings, split=found.request.split)
 
 
-def _file(catalogue: Catalogue, settings: Settings, sizes: Sizes, budget: int) -> ModelFile:
+def _file(
+    catalogue: Catalogue,
+    settings: Settings,
+    sizes: Sizes,
+    budget: int,
+    mirrors: tuple[Mirror, ...],
+) -> ModelFile:
     options = Options(
         budget=budget,
         strategy=settings.strategy,
@@ -194,8 +203,9 @@ def _file(catalogue: Catalogue, settings: Settings, sizes: Sizes, budget: int) -
         min_ctx=sizes.total_ctx,
         memlock=Machine.detect().memlock,
         kernels=settings.kernels,
+        mirror_bytes=drives_for(catalogue, mirrors).overhead,
     )
-    return ModelFile(catalogue, options, settings.threads, sizes.least_ubatch)
+    return ModelFile(catalogue, options, settings.threads, sizes.least_ubatch, mirrors)
 
 
 def _arguments(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> list[str]:

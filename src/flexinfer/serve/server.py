@@ -10,7 +10,7 @@ import llama_cpp.llama_cpp as binding
 
 from flexinfer.engine.process_ledger import process_ledger
 from flexinfer.errors import EngineError, WorkerError
-from flexinfer.machine.auto_budget import Follower, Move
+from flexinfer.machine.auto_budget import Follower
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import device
 from flexinfer.serve.about import about
@@ -56,7 +56,8 @@ class Server:
         planned: what came out of it.
         started: is told the port once requests are answered.
         ending: of the process, begun before anything was computed.
-        moved: is told each change of a budget that follows the machine.
+        tell: is told what changes while it serves: a budget that follows the machine, a drive that
+            fails and is left aside.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Server:
         planned: Planned,
         started: Callable[[ServedModel, int], None],
         ending: Ending,
-        moved: Callable[[Move], None] = lambda move: None,
+        tell: Callable[[object], None] = lambda said: None,
     ) -> None:
         self._library = library
         self._settings = settings
@@ -75,10 +76,10 @@ class Server:
         self._ledger = process_ledger()
         if settings.weight_memory is None:
             self._ledger.limit_to(self, settings.budget, asked=True)
-        self._models = Models(planned.files, self._ledger, self._opened)
+        self._models = Models(planned.files, self._ledger, self._opened, tell)
         self._ending = ending
         ending.call(self._end)
-        self._moved = moved
+        self._tell = tell
         self._watch: Watch | None = None
         self._follower: Follower | None = None
         self._failure: BaseException | None = None
@@ -180,7 +181,7 @@ class Server:
         )
         self._watch.start()
         if self._settings.follows:
-            self._follower = Follower(_Dial(model, self._ledger), moved=self._moved)
+            self._follower = Follower(_Dial(model, self._ledger), moved=self._tell)
         self._started(model, port)
         return True
 

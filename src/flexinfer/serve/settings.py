@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flexinfer.gguf.mirrors import Mirror
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.split import Split
 from flexinfer.serve.arguments import Extra
@@ -18,6 +19,7 @@ class Settings:
         kv: name and ggml's number of the KV cache's type.
         flags: llama-server's own, which are passed on.
         split: which layers are at workers.
+        mirrors: copies of the model on other drives, compared with it.
     """
 
     budget: int
@@ -43,3 +45,4 @@ class Settings:
     idle_seconds: float = 0.0
     split: Split | None = None
     flags: Extra = field(default_factory=Extra)
+    mirrors: tuple[Mirror, ...] = ()

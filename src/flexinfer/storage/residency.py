@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from flexinfer.planning.plan import Plan
 from flexinfer.planning.weights import SPAN_SLACK
-from flexinfer.reading.reader import Reader
+from flexinfer.reading.reader import DriveUse, Reader
 from flexinfer.reading.waiting import Counters, Waiting
 from flexinfer.seam import Batch, Layout, Part, Ready, RowTable, Traffic
 from flexinfer.storage.experts.experts import Experts
@@ -20,7 +20,7 @@ from flexinfer.storage.experts.store import ExpertStore
 from flexinfer.storage.layouts import Held, expert_groups, lay_out, locked_parts
 from flexinfer.storage.locked import LockedSet
 from flexinfer.storage.presence import Presence, look
-from flexinfer.storage.rows import RowStore
+from flexinfer.storage.rows import RowStores
 from flexinfer.storage.stream import Stream
 
 
@@ -50,8 +50,7 @@ class Residency:
         self.waiting = waiting
         self._held = tuple(held)
         self._reader = reader
-        self._rows: dict[int, RowStore] = {}
-        self._row_bytes = 0
+        self._rows = RowStores(reader, waiting)
         self._earlier = Counters()
         self._known_experts = Experts()
         self._experts: ExpertStore | None = None
@@ -71,7 +70,7 @@ class Residency:
         """What passes read and waited for, up to date during a pass."""
         now, earlier = self._stream.counters, self._earlier
         return Traffic(
-            earlier.read_bytes + self._row_bytes + now.read_bytes,
+            earlier.read_bytes + self._rows.read_bytes + now.read_bytes,
             earlier.wait_s + now.wait_s,
             self._reader.busy_s,
         )
@@ -90,6 +89,11 @@ class Residency:
     def locked_bytes(self) -> int:
         """Bytes of locked weights that are in memory."""
         return self._locked.nbytes
+
+    @property
+    def drives(self) -> Sequence[DriveUse]:
+        """What each drive with a copy of the model did, the model's own first."""
+        return self._reader.drives
 
     @property
     def resident_bytes(self) -> int:
@@ -127,9 +131,7 @@ class Residency:
 
     def fetch_rows(self, table: RowTable, rows: list[int]) -> int:
         """Address of the table, once `rows` of it are in memory."""
-        store = next(store for store in self._rows.values() if store.table is table)
-        self._row_bytes += store.fetch(rows)
-        return table.address
+        return self._rows.fetch(table, rows)
 
     def fetch_experts(self, batch: Batch) -> Iterator[Ready]:
         """Experts as they arrive in memory; see `ExpertStore.fetch`."""
@@ -155,8 +157,7 @@ class Residency:
 
     def end(self) -> None:
         """The pass is over; what was read to stay makes older programs stale."""
-        for store in self._rows.values():
-            store.drop()
+        self._rows.drop()
         missing = [part for part in self._missing if not part.address]
         if len(missing) != len(self._missing):
             self._missing = missing
@@ -175,9 +176,7 @@ class Residency:
         if self._experts is not None:
             self._experts.close()
         self._locked.close()
-        for store in self._rows.values():
-            store.close()
-        self._rows.clear()
+        self._rows.close()
         self.layouts.clear()
         self._reader.close(self.waiting.close_s)
 
@@ -241,9 +240,4 @@ class Residency:
         return stop - start
 
     def _row_table(self, held: Held) -> RowTable:
-        store = self._rows.get(held.address)
-        if store is None:
-            store = self._rows[held.address] = RowStore(
-                held.whole, held.info.row_bytes, self._reader, self.waiting
-            )
-        return store.table
+        return self._rows.table(held.address, held.whole, held.info.row_bytes)

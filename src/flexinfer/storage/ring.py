@@ -26,6 +26,11 @@ class Ring:
         """Bytes handed out; a gap skipped at the end of the window does not count."""
         return sum(nbytes for _, nbytes in self._places)
 
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Offset and bytes of what is handed out, the oldest first."""
+        return tuple(self._places)
+
     def push(self, nbytes: int) -> int | None:
         """Offset of a new place after the newest one, or None while it does not fit."""
         offset = self._fit(nbytes)

@@ -55,14 +55,29 @@ class RowStore:
             ReadError: the drive failed or does not answer. A late answer does no harm: it writes
                 what belongs there.
         """
+        while not self._arrive(rows):
+            # The thread is left behind with its read.
+            self._jobs.put(None)
+            self._jobs, self._thread = SimpleQueue(), None
+        return len(rows) * self.table.row_bytes
+
+    def _arrive(self, rows: list[int]) -> bool:
+        """Have `rows` read; False when the drive hangs and another is left."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="flexinfer-rows", daemon=True)
+            self._thread = threading.Thread(
+                target=self._serve, args=(self._jobs,), name="flexinfer-rows", daemon=True
+            )
             start_thread(self._thread)
         transfer = Transfer()
         self._jobs.put((rows, transfer))
         part = self.table.part
-        self._waiting.wait_for(transfer, f"rows of {part.name} (file {part.file})")
-        return len(rows) * self.table.row_bytes
+        try:
+            self._waiting.wait_for(transfer, f"rows of {part.name} (file {part.file})")
+        except ReadError:
+            if transfer.done or not self._reader.leave_hanging():
+                raise
+            return False
+        return True
 
     def drop(self) -> None:
         """Give the pages of all rows back to the system."""
@@ -78,8 +93,8 @@ class RowStore:
         except BufferError:
             del self._map  # a read that hangs or its error hold a view; the last one unmaps it
 
-    def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
+    def _serve(self, jobs: SimpleQueue[_Job | None]) -> None:
+        while (job := jobs.get()) is not None:
             rows, transfer = job
             error: ReadError | None = None
             try:
@@ -99,6 +114,46 @@ class RowStore:
                 start, nbytes = first * size, count * size
                 with memory[start : start + nbytes] as target:
                     self._reader.read_into(part.file, part.offset + start, target)
+
+
+class RowStores:
+    """One store for each table of a model.
+
+    Args:
+        reader: of the model's files.
+        waiting: for the drive.
+
+    Attributes:
+        read_bytes: of all rows so far.
+    """
+
+    def __init__(self, reader: Reader, waiting: Waiting) -> None:
+        self.read_bytes = 0
+        self._reader = reader
+        self._waiting = waiting
+        self._stores: dict[int, RowStore] = {}
+
+    def table(self, address: int, part: Part, row_bytes: int) -> RowTable:
+        """The table that ggml knows by this address: the same one whenever it is asked for."""
+        if address not in self._stores:
+            self._stores[address] = RowStore(part, row_bytes, self._reader, self._waiting)
+        return self._stores[address].table
+
+    def fetch(self, table: RowTable, rows: list[int]) -> int:
+        """Address of the table, once `rows` of it are in memory."""
+        store = next(store for store in self._stores.values() if store.table is table)
+        self.read_bytes += store.fetch(rows)
+        return table.address
+
+    def drop(self) -> None:
+        """Give the pages of all rows back to the system."""
+        for store in self._stores.values():
+            store.drop()
+
+    def close(self) -> None:
+        for store in self._stores.values():
+            store.close()
+        self._stores.clear()
 
 
 def _runs(rows: list[int]) -> list[tuple[int, int]]:

@@ -9,33 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import Literal
+from itertools import chain, islice
 
 from flexinfer.errors import ReadError
-from flexinfer.memory.pages import Arena
 from flexinfer.reading.reader import Reader, Transfer
 from flexinfer.reading.waiting import Counters, Waiting
 from flexinfer.seam import Part
+from flexinfer.storage.entry import Entry
 from flexinfer.storage.locked import LockedSet
-from flexinfer.storage.ring import Ring
+from flexinfer.storage.window import Window
 
 # Reads into locked memory do not wait for room; this many bytes of them may be under way.
 _LOCKED_AHEAD = 64 << 20
-
-
-@dataclass
-class _Entry:
-    """One load under way or in memory; `transfer` is None when it was there already.
-
-    `place` says what giving it up gives back: a place in the ring, a locked place, or nothing.
-    """
-
-    part: Part
-    address: int
-    transfer: Transfer | None
-    place: Literal["ring", "locked", "none"]
 
 
 class Stream:
@@ -64,18 +49,17 @@ class Stream:
         self.counters = Counters()
         self._reader = reader
         self._locked = locked
-        self._arena = Arena(window) if window else None
-        self._ring = Ring(window)
+        self._window = Window(window)
         self._lookahead = lookahead
         self._waiting = waiting
         self._sequence: Sequence[Part] = ()
         self._following: Sequence[Part] = ()
-        self._entries: deque[_Entry] = deque()
+        self._entries: deque[Entry] = deque()
         self._first = 0
         self._locked_ahead = 0
 
     def __repr__(self) -> str:
-        return f"<Stream {self._ring!r} {len(self._entries)} loads from {self._first}>"
+        return f"<Stream {self._window!r} {len(self._entries)} loads from {self._first}>"
 
     @property
     def passing(self) -> list[tuple[str, int]]:
@@ -85,13 +69,14 @@ class Stream:
     @property
     def resident(self) -> int:
         """Bytes of memory behind the window, in whole pages."""
-        return 0 if self._arena is None else self._arena.resident
+        return self._window.resident
 
     def begin(self, sequence: Sequence[Part], following: Sequence[Part] | None = None) -> None:
         """Start a pass over `sequence`; reads that ran ahead and fit it are kept.
 
         `following` is read after it, in turns without end.
         """
+        self._window.forget_left()
         following = sequence if following is None else following
         keep = 0
         for entry, part in zip(self._entries, chain(sequence, following), strict=False):
@@ -119,22 +104,23 @@ class Stream:
             ReadError: it could not be read, or the drive hangs.
         """
         position = index - self._first
-        while position >= len(self._entries):
-            if not self._start_next():
-                raise ReadError(
-                    f"{self._sequence[index].name}: the window of {self._ring.size} bytes is too "
-                    "small for what one step needs; give a larger budget or window"
-                )
-        entry = self._entries[position]
-        if entry.transfer is not None:
-            self._wait(entry)
-        return entry.address
+        while True:
+            while position >= len(self._entries):
+                if not self._start_next():
+                    raise ReadError(
+                        f"{self._sequence[index].name}: the window of {self._window.nbytes} bytes "
+                        "is too small for what one step needs; give a larger budget or window"
+                    )
+            entry = self._entries[position]
+            if entry.transfer is None or self._arrives(entry, entry.transfer):
+                return entry.address
+            self._drop_after(position)  # read again, from another drive
 
     def release(self, index: int) -> None:
         """All loads before `index` are used up; their room goes to the next reads."""
         while self._first < index and self._entries:
             if self._entries.popleft().place == "ring":
-                self._ring.pop()
+                self._window.pop()
             self._first += 1
         self._first = max(self._first, index)
         self._pump()
@@ -142,11 +128,11 @@ class Stream:
     def stop(self) -> None:
         """Forget every read under way; no thread writes to the ring any more afterwards."""
         self._drop_after(0)
+        self._window.forget_left()
 
     def close(self) -> None:
         self.stop()
-        if self._arena is not None:
-            self._arena.close()
+        self._window.close()
 
     # -- reading ahead ------------------------------------------------------------------------
 
@@ -163,7 +149,7 @@ class Stream:
         beyond = position - len(self._sequence)
         part = self._sequence[position] if beyond < 0 else self._following[beyond]
         if part.address:
-            self._entries.append(_Entry(part, part.address, None, "none"))
+            self._entries.append(Entry(part, part.address, None, "none"))
             return True
         if part.locked:
             return self._start_locked(part)
@@ -173,7 +159,7 @@ class Stream:
         first = next((entry for entry in self._entries if entry.part is part), None)
         if first is not None:
             # Its second use: the first one's read fills the same place.
-            self._entries.append(_Entry(part, first.address, first.transfer, "none"))
+            self._entries.append(Entry(part, first.address, first.transfer, "none"))
             return True
         if self._locked_ahead > _LOCKED_AHEAD and self._entries:
             return False
@@ -181,18 +167,18 @@ class Stream:
         address, view = self._locked.place(part, start, stop)
         transfer = self._start(part, start, view, address)
         self._locked_ahead += part.nbytes
-        self._entries.append(_Entry(part, address, transfer, "locked"))
+        self._entries.append(Entry(part, address, transfer, "locked"))
         return True
 
     def _start_streamed(self, part: Part) -> bool:
         start, stop = self._reader.span(part.file, part.offset, part.nbytes)
-        offset = self._ring.push(stop - start)
-        if offset is None or self._arena is None:
+        place = self._window.push(stop - start)
+        if place is None:
             return False
-        address = self._arena.address + offset + part.offset - start
-        transfer = self._start(part, start, self._arena.view(offset, stop - start), address)
+        address = place[0] + part.offset - start
+        transfer = self._start(part, start, place[1], address)
         self.counters.read_bytes += stop - start
-        self._entries.append(_Entry(part, address, transfer, "ring"))
+        self._entries.append(Entry(part, address, transfer, "ring"))
         return True
 
     def _start(self, part: Part, start: int, view: memoryview, address: int) -> Transfer:
@@ -201,50 +187,52 @@ class Stream:
 
     # -- waiting and dropping -------------------------------------------------------------------
 
-    def _wait(self, entry: _Entry) -> None:
-        transfer, part = entry.transfer, entry.part
-        assert transfer is not None
+    def _arrives(self, entry: Entry, transfer: Transfer) -> bool:
+        """Wait for an entry; False when it is to be read again, as its drive hangs.
+
+        Raises:
+            ReadError: it could not be read, or no other drive is left.
+        """
+        part = entry.part
         what = f"{part.name} (file {part.file}, offset {part.offset}, {part.nbytes} bytes)"
-        self.counters.wait_s += self._waiting.wait_for(transfer, what)
+        try:
+            self.counters.wait_s += self._waiting.wait_for(transfer, what)
+        except ReadError:
+            if transfer.done or not self._reader.leave_hanging(transfer):
+                raise
+            return False
         if part.locked and not part.address:
             self._locked.arrived(part)
             self._locked_ahead -= part.nbytes
             self.counters.read_bytes += part.nbytes
         entry.transfer = None
+        return True
 
     def _drop_after(self, keep: int) -> None:
-        """Drop all entries but the first `keep`, newest first."""
-        dropped = [self._entries.pop() for _ in range(len(self._entries) - keep)]
-        if any(_under_way(entry) for entry in dropped):
+        """Drop all entries but the first `keep`, newest first.
+
+        Reads under way are cancelled, and that ends those of the first ones as well: what has not
+        arrived of these goes, too.
+        """
+        if any(entry.under_way for entry in islice(self._entries, keep, None)):
             self._reader.cancel(self._waiting.cancel_s)
+            first = islice(enumerate(self._entries), keep)
+            keep = next((n for n, entry in first if not entry.is_there), keep)
+        dropped = [self._entries.pop() for _ in range(len(self._entries) - keep)]
         for entry in dropped:
             if entry.place == "ring":
-                self._ring.unpush()
+                self._window.unpush()
             elif entry.place == "locked" and not entry.part.address:
                 self._locked_ahead -= entry.part.nbytes
-                if entry.transfer is not None and _under_way(entry):
+                if entry.transfer is not None and entry.under_way:
                     self._locked.leave_behind(entry.part, entry.transfer)
                 else:
                     self._locked.forget(entry.part)
-        if any(_under_way(entry) and entry.place == "ring" for entry in dropped):
+        if any(entry.under_way and entry.place == "ring" for entry in dropped):
             self._leave_behind()
-        elif dropped and keep:
-            self._restart_cancelled()
 
     def _leave_behind(self) -> None:
-        """Take another ring: a read that hangs may still write to the one there is."""
-        self._drop_after(0)
-        if self._arena is not None:
-            self._arena.close()
-            self._arena = Arena(self._ring.size)
-
-    def _restart_cancelled(self) -> None:
-        """`cancel` ends every read under way, also those that are kept: drop them as well."""
-        for position, entry in enumerate(self._entries):
-            if entry.transfer is not None and entry.transfer.error is not None:
-                self._drop_after(position)
-                return
-
-
-def _under_way(entry: _Entry) -> bool:
-    return entry.transfer is not None and not entry.transfer.done
+        """Take another window: a read that hangs may still write to the one there is."""
+        for entry in self._entries:
+            entry.place = "none" if entry.place == "ring" else entry.place
+        self._window.leave_behind()

@@ -95,7 +95,7 @@ def test_drive_rate_is_limited(tmp_path: Path) -> None:
     if device is None:
         pytest.skip("the temporary folder is on no drive")
     try:
-        with limited(read_bps=(device, 900_000_000)) as group:
+        with limited(read_bps={device: 900_000_000}) as group:
             code = f"from flexinfer.machine.cgroups import read_limit; print(read_limit({device}))"
             assert run(group, code).stdout == "900000000\n"
     except UnsupportedError as error:
@@ -122,7 +122,7 @@ def test_v2_group_is_made_where_children_may_have_limits(
 
 def _v2_group(system: FakeSystem) -> None:
     with limited(
-        memory=64 * MIB, read_bps=((259, 0), 500), proc=system.proc, sys=system.sys
+        memory=64 * MIB, read_bps={(259, 0): 500}, proc=system.proc, sys=system.sys
     ) as group:
         (group.memory.path / "memory.stat").write_text("anon 100\nkernel 20\nfile 7\n")
         (group.memory.path / "memory.events").write_text("low 0\noom 2\noom_kill 1\n")

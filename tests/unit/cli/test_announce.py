@@ -24,7 +24,12 @@ def model(
 ) -> Any:
     request = SimpleNamespace(budget=budget, weight_memory=weight_memory, ctx=4096)
     plan = SimpleNamespace(
-        mode="the mode", computed="the kernels", ctx=ctx, reasons=("a reason",), request=request
+        mode="the mode",
+        computed="the kernels",
+        rates=SimpleNamespace(reading=""),
+        ctx=ctx,
+        reasons=("a reason",),
+        request=request,
     )
     return SimpleNamespace(plan=plan, pinned=pinned)
 

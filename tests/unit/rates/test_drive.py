@@ -18,7 +18,7 @@ from flexinfer.rates.drive import (
     measure,
     remember_drive,
 )
-from flexinfer.reading.file_reader import DEFAULT_PIECE, DEFAULT_THREADS
+from flexinfer.reading.drive import DEFAULT_PIECE, DEFAULT_THREADS
 from flexinfer.reading.reader import CLOSE_SECONDS, Reader, Transfer, Treatment
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -51,6 +51,7 @@ class _FakeReader:
     alignment = 4096
     bytes_read = 0
     busy_s = 0.0
+    drives = ()
 
     def __init__(self, drive: FakeDrive, rate: float) -> None:
         self.drive = drive
@@ -80,6 +81,9 @@ class _FakeReader:
         raise AssertionError
 
     def check(self) -> None:
+        raise AssertionError
+
+    def leave_hanging(self, transfer: Transfer | None = None) -> bool:
         raise AssertionError
 
     def cancel(self, timeout: float | None = None) -> bool:

@@ -13,7 +13,8 @@ from support.read_bytes import DATA, PIECE, load
 
 from flexinfer.errors import ModelFileError, ModelNotFoundError, ReadError
 from flexinfer.memory.pages import Arena
-from flexinfer.reading.file_reader import FileReader, open_reader
+from flexinfer.reading.drive import Drive
+from flexinfer.reading.file_reader import open_reader
 from flexinfer.reading.open_file import OpenFile
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -129,4 +130,4 @@ def test_finished_pieces_hold_no_memory(path: Path) -> None:
 @pytest.mark.parametrize(("threads", "piece"), [(0, 4096), (1, 0), (1, 5000)])
 def test_nonsense_is_refused(threads: int, piece: int) -> None:
     with pytest.raises(ValueError, match="cannot read with"):
-        FileReader([], threads=threads, piece=piece)
+        Drive([], threads=threads, piece=piece)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from support.read_bytes import DATA, PIECE, SIZE, load, refuse_direct
 
 from flexinfer.errors import ReadError
 from flexinfer.memory.pages import Arena
-from flexinfer.reading.file_reader import open_reader
+from flexinfer.reading.drive import open_drive
+from flexinfer.reading.file_reader import read_from
 from flexinfer.reading.memory_reader import MemoryReader
 from flexinfer.reading.open_file import Access
 from flexinfer.reading.reader import Reader, Transfer
@@ -21,7 +23,7 @@ from flexinfer.reading.reader import Reader, Transfer
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
-@pytest.fixture(params=["direct", "clean", "cached", "memory"])
+@pytest.fixture(params=["direct", "clean", "cached", "two", "memory"])
 def reader(
     request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Reader]:
@@ -29,10 +31,13 @@ def reader(
         refuse_direct(monkeypatch)
     if request.param == "memory":
         reader: Reader = MemoryReader([DATA])
+    elif request.param == "two":
+        other = shutil.copy(path, path.with_suffix(".copy"))
+        reader = read_from(open_drive([each], threads=2, piece=PIECE) for each in (path, other))
     else:
-        files = open_reader([path], cached=request.param == "cached", threads=3, piece=PIECE)
-        assert files.files[0].access is Access[request.param.upper()]
-        reader = files
+        drive = open_drive([path], cached=request.param == "cached", threads=3, piece=PIECE)
+        assert drive.files[0].access is Access[request.param.upper()]
+        reader = read_from([drive])
     yield reader
     reader.close()
 

@@ -142,7 +142,7 @@ def ring(places: int) -> str:
 
 
 def stream(places: int, loads: int, first: int) -> str:
-    return f"<Stream {ring(places)} {loads} loads from {first}>"
+    return f"<Stream <Window {ring(places)}> {loads} loads from {first}>"
 
 
 def locked(parts: int, arrived: int, behind: int = 0) -> str:

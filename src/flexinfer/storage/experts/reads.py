@@ -84,7 +84,12 @@ class MatrixReads:
         Raises:
             ReadError: it failed, or the drive hangs.
         """
-        self._counters.wait_s += self._waiting.wait_for(transfer, f"an expert of {matrix.name}")
+        try:
+            self._counters.wait_s += self._waiting.wait_for(transfer, f"an expert of {matrix.name}")
+        except ReadError:
+            if not transfer.done:
+                self._reader.leave_hanging(transfer)  # the next request is read from another drive
+            raise
 
     def wait_out(self, transfer: Transfer, matrix: Matrix) -> None:
         """Return when nothing is written any more, however the read ends.
