@@ -24,6 +24,7 @@ from flexinfer.engine.trials import Outputs, Trials
 from flexinfer.errors import EngineError, ModelFileError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.machine.descriptors import require_descriptors
+from flexinfer.machine.machine import fills_processors
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import Device, device
 from flexinfer.native.device.owners import Runner
@@ -221,7 +222,7 @@ class Opening:
             request = with_steady_batch(timed, request, plain, rates, self._options.beside)
         self.plan = plan = planner.plan(timed, request, costs_of(outputs), rates)
         params.n_ctx, params.n_ubatch = plan.ctx, plan.ubatch
-        self._carry_out(plan, held)
+        self._carry_out(plan, held, treats=fills_processors(params.n_threads))
 
     def _outputs(self, binding: Any, model: Any, batch: int) -> Outputs:
         return Outputs(
@@ -233,17 +234,16 @@ class Opening:
             rows=self._options.rows,
         )
 
-    def _carry_out(self, plan: Plan, held: list[Held]) -> None:
+    def _carry_out(self, plan: Plan, held: list[Held], *, treats: bool) -> None:
         assert self._loading is not None
         self._account.hold(plan.costs.overhead)
         interrupt = Interrupt()
-        memlock = self._options.memlock
         self.storage = Residency(
             held,
             plan,
             self._open_reader(plan.resident),
-            Waiting(interrupt.check),
-            pinned=memlock is None or memlock >= plan.held_bytes,
+            Waiting(interrupt.check, treats=treats),
+            pinned=self._options.pins(plan.held_bytes),
         )
         self.engine = Engine(self.storage, self._ledger, interrupt)
         self._device.own(self._loading, self.engine)

@@ -35,6 +35,10 @@ class Options:
     elsewhere: Elsewhere | None = None
     mirror_bytes: int = 0
 
+    def pins(self, nbytes: int) -> bool:
+        """Whether so much may be kept out of swap."""
+        return self.memlock is None or nbytes <= self.memlock
+
     def request(self, ctx: int, ubatch: int) -> Request:
         """What the planner is asked for a context of so many tokens, in batches of so many."""
         return Request(

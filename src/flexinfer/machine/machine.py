@@ -171,6 +171,11 @@ def usable_cores(processors: set[int], proc: Path = PROC, sys: Path = SYS) -> in
     return max(len(cores) if quota is None else min(len(cores), int(quota)), 1)
 
 
+def fills_processors(threads: int) -> bool:
+    """Whether so many threads that compute leave no processor to others."""
+    return threads >= len(os.sched_getaffinity(0))
+
+
 def _core_limit(processors: set[int], proc: Path, sys: Path) -> str:
     quota = cpu_limit(proc, sys)
     if quota is not None and int(quota) < len(processors):

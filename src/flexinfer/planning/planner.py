@@ -205,7 +205,7 @@ def _packing(plan: Plan) -> list[str]:
     if not plan.packing_s or plan.rates.compute_s + plan.packing_s <= reading:
         return []
     return [
-        f"packing what streams takes {plan.packing_s:.3f} s a token of all processors, beside "
+        f"packing what streams takes {plan.packing_s:.3f} s a token, beside "
         f"{plan.rates.compute_s:.3f} s of computing: longer than reading it; --no-repack needs none"
     ]
 

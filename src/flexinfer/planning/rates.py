@@ -26,7 +26,7 @@ class Rates:
         compute_s: seconds a token with all weights in memory.
         source: "probe", "passes", "given", or "assumed" for small models.
         kernels: the set that these are of.
-        packing: bytes/s at which all processors together pack what streams; 0: nothing is packed.
+        packing: bytes/s at which what streams is packed; 0: nothing is packed.
         drives: where several hold the model, each with its share.
     """
 

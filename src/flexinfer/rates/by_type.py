@@ -79,7 +79,7 @@ def side_by_side(work: Mapping[Product, int], cores: int) -> dict[Kernels, dict[
 
 
 def packing_rate(work: Mapping[Product, int], rates: Mapping[str, TypeRates], cores: int) -> float:
-    """Bytes/s of a model's weights at which all processors together pack; 0: nothing is packed."""
+    """Bytes/s of a model's weights at which `cores` processors pack; 0: nothing is packed."""
     packed = sum(
         nbytes / rates[kind.name].packing
         for kind, nbytes in work.items()

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.types import QuantType
+from flexinfer.machine.machine import fills_processors
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.rates import Rates
 from flexinfer.planning.weights import ON_DEMAND, Weight
@@ -87,7 +88,8 @@ def measure_rates(
         return list(weights), Rates(drives.rate, seconds, "assumed", kernels, drives=drives.shares)
     rates = type_rates(work, cores, kernels)
     timed = time_each(weights, catalogue.types, {name: found.row for name, found in rates.items()})
-    packing = packing_rate(work, rates, cores)
+    # Where no processor is spare, the thread that waits for a weight packs it.
+    packing = packing_rate(work, rates, 1 if fills_processors(cores) else cores)
     known = (Remembered().get(_key(catalogue, cores, kernels, part)) or {}).get("compute_s")
     if isinstance(known, float) and 0 < known < math.inf:
         return timed, Rates(drives.rate, known, "passes", kernels, packing, drives.shares)

@@ -71,15 +71,7 @@ class Transfer:
 
         What was given up before is not treated: some of it may be missing.
         """
-        if self.treat is None or self.error is not None:
-            return None
-        try:
-            self.treat()
-        except Exception as failure:  # or the transfer would never end
-            error = ReadError(f"what was read cannot be used: {failure}")
-            error.__cause__ = failure
-            return error
-        return None
+        return None if self.error is not None else treated(self.treat)
 
     def finish(self, error: ReadError | None = None) -> None:
         """It is over; an error that was set before stays."""
@@ -87,6 +79,18 @@ class Transfer:
         self.memory = None
         self.done = True
         self._latch.release()
+
+
+def treated(treat: Treatment | None) -> ReadError | None:
+    """Treat bytes that are there. Returns the error that this ended with, if any."""
+    try:
+        if treat is not None:
+            treat()
+    except Exception as failure:  # or the transfer would never end
+        error = ReadError(f"what was read cannot be used: {failure}")
+        error.__cause__ = failure
+        return error
+    return None
 
 
 class Reader(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flexinfer.awake import POLL_SECONDS, AwakeClock
 from flexinfer.errors import ReadError
-from flexinfer.reading.reader import CLOSE_SECONDS, Transfer
+from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, Treatment, treated
 
 
 @dataclass
@@ -34,6 +34,9 @@ class Waiting:
             with its memory.
         close_s: so many seconds the end of a reader's threads is waited for.
         clock: makes the clock of one wait.
+        treats: parts of a stream are treated by whoever waits for them, not by the thread that read
+            them. Where no processor is spare that thread takes one from those who compute and wait
+            for each other, and asks the drive for nothing meanwhile.
     """
 
     check: Callable[[], None] = lambda: None
@@ -41,12 +44,13 @@ class Waiting:
     cancel_s: float = 2.0
     close_s: float = CLOSE_SECONDS
     clock: Callable[[], Callable[[], float]] = AwakeClock
+    treats: bool = False
 
-    def wait_for(self, transfer: Transfer, what: str) -> float:
-        """Wait until `transfer` of `what` is done; returns the seconds it took.
+    def wait_for(self, transfer: Transfer, what: str, treat: Treatment | None = None) -> float:
+        """Wait until `transfer` of `what` is done, then `treat` it; returns the seconds waited.
 
         Raises:
-            ReadError: the drive failed, or did not answer for `hang_s`.
+            ReadError: the drive failed, or did not answer for `hang_s`; or `treat` failed.
         """
         waited = 0.0
         if not transfer.done:
@@ -60,6 +64,7 @@ class Waiting:
                         "check the drive and try again"
                     )
             waited = clock() - began
-        if transfer.error is not None:
-            raise transfer.error
+        error = transfer.error or treated(treat)
+        if error is not None:
+            raise error
         return waited

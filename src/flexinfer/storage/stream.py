@@ -134,8 +134,6 @@ class Stream:
         self.stop()
         self._window.close()
 
-    # -- reading ahead ------------------------------------------------------------------------
-
     def _pump(self) -> None:
         if not self._lookahead:
             return
@@ -183,9 +181,8 @@ class Stream:
 
     def _start(self, part: Part, start: int, view: memoryview, address: int) -> Transfer:
         need = part.offset + part.nbytes - start
-        return self._reader.start(part.file, start, view, need, treat=part.treatment(address))
-
-    # -- waiting and dropping -------------------------------------------------------------------
+        treat = None if self._waiting.treats else part.treatment(address)
+        return self._reader.start(part.file, start, view, need, treat=treat)
 
     def _arrives(self, entry: Entry, transfer: Transfer) -> bool:
         """Wait for an entry; False when it is to be read again, as its drive hangs.
@@ -195,8 +192,10 @@ class Stream:
         """
         part = entry.part
         what = f"{part.name} (file {part.file}, offset {part.offset}, {part.nbytes} bytes)"
+        untreated = self._waiting.treats and entry.place != "none"
+        treat = part.treatment(entry.address) if untreated else None
         try:
-            self.counters.wait_s += self._waiting.wait_for(transfer, what)
+            self.counters.wait_s += self._waiting.wait_for(transfer, what, treat)
         except ReadError:
             if transfer.done or not self._reader.leave_hanging(transfer):
                 raise

@@ -222,11 +222,12 @@ class Doubled:
         ctypes.memmove(address, bytes(2 * byte for byte in content), nbytes)
 
 
-@pytest.fixture
-def late() -> Iterator[Bench]:
+@pytest.fixture(params=["who reads", "who waits"])
+def late(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """The second and the third read hang until they answer."""
     bench = Bench(4 * BLOCK, reader=LateReader([BLOB], {1, 2}))
     bench.packing = Doubled()
+    bench.waiting.treats = request.param == "who waits"
     yield bench
     bench.stream.close()
     bench.locked.close()
@@ -305,3 +306,40 @@ def test_a_graph_without_loads_keeps_what_follows_it(small: Bench) -> None:
     small.stream.begin(second, [])
     assert [small.value(0), small.value(1)] == [1, 2]
     assert small.stream.counters.read_bytes == read
+
+
+class Refused(Doubled):
+    """A packing that finds the third part unusable."""
+
+    def pack(self, address: int, nbytes: int) -> None:
+        if memory(address, 1) == b"\2":
+            raise ValueError("no such rows")
+        super().pack(address, nbytes)
+
+
+@pytest.mark.parametrize("treats", [False, True], ids=["who reads", "who waits"])
+def test_each_part_is_packed_once_whoever_does_it(treats: bool) -> None:
+    bench = Bench(4 * BLOCK)
+    bench.packing, bench.waiting.treats = Doubled(), treats
+    one = bench.part(3, locked=True)
+    parts = [bench.part(1), one, bench.part(2), one]
+    assert run(bench, parts) == [2, 6, 4, 6]
+    assert run(bench, parts) == [2, 6, 4, 6]
+    bench.stream.close()
+
+
+@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize("treats", [False, True], ids=["who reads", "who waits"])
+def test_what_cannot_be_packed_is_an_error_and_is_read_again(treats: bool, locked: bool) -> None:
+    bench = Bench(4 * BLOCK)
+    bench.packing, bench.waiting.treats = Refused(), treats
+    parts = [bench.part(k, locked=locked) for k in range(4)]
+    bench.stream.begin(parts)
+    assert [bench.value(0), bench.value(1)] == [0, 2]
+    with pytest.raises(ReadError, match="what was read cannot be used: no such rows"):
+        bench.value(2)
+    bench.stream.stop()
+    for part in parts:
+        part.packing = Doubled()
+    assert run(bench, parts) == [0, 2, 4, 6]
+    bench.stream.close()
