@@ -18,6 +18,8 @@ from flexinfer.rates.type_rates import Product
 
 # Numbers of rows that are measured; between them times lie on lines.
 ROWS = (1, 2, 4, 8, 16, 32, 64)
+# Two probes of one thing differ by less on a machine that does nothing else.
+_NOISE = 1.15
 
 
 def row_times(
@@ -41,7 +43,9 @@ def row_times(
     work = work_by_type(weights, types)
     kinds = main_products(work)
     paces = _paces(kinds, cores, rates.kernels)
-    total = [sum(work[kind] * paces[kind.name][at] for kind in kinds) for at in range(len(ROWS))]
+    total = undisturbed(
+        [sum(work[kind] * paces[kind.name][at] for kind in kinds) for at in range(len(ROWS))]
+    )
     # Nothing is computed here where all layers are elsewhere.
     of_one = total[0] or math.inf
     probed = [
@@ -49,6 +53,14 @@ def row_times(
         for rows, seconds in zip(ROWS, total, strict=True)
     ]
     return corrected(RowTimes(tuple(probed)), seen if rates.compute_s and total[0] else {})
+
+
+def undisturbed(seconds: Sequence[float]) -> list[float]:
+    """`seconds` by rising numbers of rows, without those that more rows took less than.
+
+    What disturbs a probe only ever adds to it.
+    """
+    return [min(seconds[at:]) for at in range(len(seconds))]
 
 
 def corrected(probed: RowTimes, seen: Mapping[int, float]) -> RowTimes:
@@ -88,7 +100,9 @@ def _paces(kinds: Sequence[Product], cores: int, kernels: Kernels) -> dict[str, 
 
         for name, seconds in measure_rows(missing, cores, kernels, ROWS).items():
             found[name] = seconds
-            memory.put(_key(name, cores, kernels), {"seconds": list(seconds)})
+            # A probe that was clearly disturbed is for now only.
+            if all(a <= _NOISE * b for a, b in zip(seconds, undisturbed(seconds), strict=True)):
+                memory.put(_key(name, cores, kernels), {"seconds": list(seconds)})
     return found
 
 

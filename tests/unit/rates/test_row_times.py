@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flexinfer.planning.many import RowTimes
-from flexinfer.rates.row_times import corrected
+from flexinfer.rates.row_times import corrected, undisturbed
 
 PROBED = RowTimes(((1, 0.25), (8, 1.0), (16, 2.0), (32, 4.0)))
 
@@ -29,3 +29,8 @@ def test_numbers_that_were_not_probed_become_points() -> None:
 def test_fewer_rows_never_take_longer() -> None:
     times = corrected(PROBED, {8: 2.5, 16: 2.25})
     assert times.seconds(8) <= times.seconds(12) <= times.seconds(16)
+
+
+def test_a_disturbed_probe_does_not_make_fewer_rows_slower_than_more() -> None:
+    assert undisturbed([1.0, 2.0, 9.0, 4.0, 5.0]) == [1.0, 2.0, 4.0, 4.0, 5.0]
+    assert undisturbed([3.0, 2.0, 2.5]) == [2.0, 2.0, 2.5]
