@@ -222,7 +222,7 @@ class Llama(Closing):
             catalogue,
             wanted,
             self._ledger,
-            lambda resident: open_model(catalogue, drives, resident=resident, lost=lost),
+            lambda resident: open_model(catalogue, drives, kernels, resident=resident, lost=lost),
             lambda weights: measure_rates(catalogue, weights, drives, threads, kernels, part),
         )
 

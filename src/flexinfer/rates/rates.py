@@ -29,11 +29,15 @@ _SMALLEST = 64 << 20
 _CACHED = 0.95
 # After a model's key: what passes of several rows took.
 _ROWS = " by rows"
+# A thread that packs what it read reads nothing meanwhile, longest while all processors compute:
+# others have to keep the drive busy, in smaller pieces so that as many bytes are under way.
+_PACKING = 2
 
 
 def open_model(
     catalogue: Catalogue,
     drives: CopyRates,
+    kernels: Kernels,
     *,
     resident: bool,
     lost: Callable[[str], None] = lambda line: None,
@@ -42,17 +46,19 @@ def open_model(
 
     Args:
         drives: with the model and its mirrors.
+        kernels: whose weights are packed by the threads that read them.
         resident: all of it will stay in memory.
         lost: is told in one line of a drive that fails and is left aside.
     """
+    packing = kernels is Kernels.PACKED
     if resident and cached_fraction(catalogue.paths) > _CACHED:
         return open_reader(catalogue.paths, cached=True)
     return read_from(
         (
             open_drive(
                 copy.paths,
-                threads=copy.rate.threads,
-                piece=copy.rate.piece,
+                threads=copy.rate.threads * (_PACKING if packing else 1),
+                piece=copy.rate.piece // (_PACKING if packing else 1),
                 rate=copy.rate.rate,
             )
             for copy in drives.copies

@@ -52,16 +52,18 @@ class ServedModel:
     """One model behind the server, from its load until it is freed."""
 
     def __init__(self, file: ModelFile, ledger: Ledger, lost: Callable[[str], None]) -> None:
-        catalogue, threads = file.catalogue, file.threads
+        catalogue, threads, kernels = file.catalogue, file.threads, file.options.kernels
         self.file = file
         self.drives = drives_for(catalogue, file.mirrors)
         self.opening = Opening(
             catalogue,
             file.options,
             ledger,
-            lambda resident: open_model(catalogue, self.drives, resident=resident, lost=lost),
+            lambda resident: open_model(
+                catalogue, self.drives, kernels, resident=resident, lost=lost
+            ),
             lambda weights: measure_rates(
-                catalogue, weights, self.drives, threads, file.options.kernels, self._part
+                catalogue, weights, self.drives, threads, kernels, self._part
             ),
         )
 
