@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from flexinfer.batch.prefixes import brought_together
 from flexinfer.batch.progress import Progress
 from flexinfer.batch.requests import BadLine, Request, read_requests
 from flexinfer.batch.results import Results
@@ -59,7 +60,7 @@ class Job:
 
         def send() -> None:
             try:
-                sender.send(self._asked(), self._results)
+                sender.send(brought_together(self._asked()), self._results)
             except BaseException as error:
                 self._error = error
             finally:
