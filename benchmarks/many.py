@@ -79,9 +79,9 @@ def main(
     if slots:
         click.echo(
             "| slots | C(n) ms | S(n) | B GB/s | bound tok/s | predicted | reached | of bound "
-            "| of prediction | passes |"
+            "| of prediction | computed ms | waited ms | drive at rest ms | read | passes |"
         )
-        click.echo("|---|---|---|---|---|---|---|---|---|---|")
+        click.echo(f"|{14 * '---|'}")
         with setup.plain(kv_type) as beside:
             for _ in range(rounds):
                 for number in map(int, slots.split(",")):
@@ -108,6 +108,8 @@ def _row(number: int, found: dict[str, Any]) -> str:
         f"{rate:.3f}",
         f"{rate / bound:.3f}",
         f"{rate / predicted:.3f}",
+        *(f"{1000 * found['per_pass'][name]:.0f}" for name in ("compute_s", "wait_s", "idle_s")),
+        format_size(found["per_pass"]["read_bytes"]),
         str(found["passes"]),
     ]
     return f"| {' | '.join(cells)} |"

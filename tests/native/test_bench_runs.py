@@ -15,9 +15,12 @@ from support.tiny_model import TinyModel
 from flexinfer.bench import running
 from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, STOCK, Case
 from flexinfer.bench.running import Job, drop_cache, group_trouble, run_case
+from flexinfer.bench.sides import Sides
+from flexinfer.bench.together import Setup, measure, measure_plain_server
 from flexinfer.cli.bench import command
 from flexinfer.errors import UnsupportedError
 from flexinfer.planning.kernels import Kernels
+from flexinfer.serve.library import LIBRARY
 
 MIB = 1 << 20
 
@@ -174,3 +177,35 @@ def test_wrong_usage(tiny_model: TinyModel, tmp_path: Path, option: str, value: 
 def test_a_report_of_nothing_is_one_sentence(tiny_model: TinyModel, tmp_path: Path) -> None:
     result = _bench(str(tiny_model("tiny-llama")), "--report-only", "--out", str(tmp_path))
     assert "has no runs to report" in str(result.exception)
+
+
+def test_streams_together_are_counted_by_the_engine(tiny_model: TinyModel) -> None:
+    path = str(tiny_model("tiny-wide"))
+    if not LIBRARY.is_file():
+        pytest.skip("llama.cpp's server was not built: flexinfer serve --build")
+    if (trouble := group_trouble(path, throttled=False)) is not None:
+        pytest.skip(trouble)
+    sides = Sides(Kernels.PLAIN, Kernels.PLAIN)
+    setup = Setup([path], 160 * MIB, None, 2, 512, sides, 2, 6, 30.0)
+    with setup.plain("f16") as plain:
+        assert len(plain.ask("rows", 3)["times"]) == 5
+        found = measure(setup, plain, 3, "f16")
+    assert found["passes"] >= 6
+    assert found["tok_s"] > 0
+    assert found["bound_tok_s"] > 0
+    assert found["predicted_tok_s"] > 0
+    beside = measure_plain_server(setup, 3, "f16", found["ubatch"])
+    assert beside["passes"] >= 6, beside
+    assert beside["tok_s"] > 0
+
+
+def test_llama_cpp_s_server_that_does_not_start_is_told(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    if not LIBRARY.is_file():
+        pytest.skip("llama.cpp's server was not built: flexinfer serve --build")
+    if (trouble := group_trouble(str(broken), throttled=False)) is not None:
+        pytest.skip(trouble)
+    sides = Sides(Kernels.PLAIN, Kernels.PLAIN)
+    setup = Setup([str(broken)], 160 * MIB, None, 2, 64, sides, 0, 1, 1.0)
+    assert "the server ended with" in measure_plain_server(setup, 2, "f16", 32)["failed"]

@@ -41,3 +41,10 @@ def run(system: str, budget: int, step: float, number: int = 0, **more: Any) -> 
 def halves(number: int, compute: float, rate: float) -> list[dict[str, Any]]:
     drive = {**Case(DRIVE, 0, None, 2).to_json(), "round": number, "rate": rate, "wall_s": 1.0}
     return [run(COMPUTE, 0, compute, number), drive]
+
+
+def together(slots: int, rate: float, bound: float, **more: Any) -> dict[str, Any]:
+    """What so many streams reached at half of 1000 MiB."""
+    named = {"budget": 500 * MIB, "drive": None, "cores": 2, "kv": "f16", "round": 0}
+    figures = {"tok_s": rate, "bound_tok_s": bound, "predicted_tok_s": 0.9 * bound}
+    return {**named, "slots": slots, **figures, **more}

@@ -9,6 +9,7 @@ from typing import Any
 from flexinfer.bench.cases import MMAP, SYSTEMS
 from flexinfer.bench.report import OURS, PARTS, split
 from flexinfer.bench.summary import Setting, Summary, case_of
+from flexinfer.bench.together_report import points
 from flexinfer.errors import UnsupportedError
 from flexinfer.sizes import format_size
 
@@ -138,6 +139,24 @@ def _windows(axes: Any, summary: Summary, setting: Setting) -> None:
     _finish(axes, f"Window at {format_size(middle)}, {setting.label}", "window, MiB", "tokens/s")
 
 
+def _together(axes: Any, summary: Summary, setting: Setting) -> None:
+    found = points(summary, setting)
+    kinds = sorted({(each.budget, each.kv) for each in found})
+    for index, (budget, kv) in enumerate(kinds):
+        colour = _PALETTE[(index + 1) % len(_PALETTE)]
+        here = [each for each in found if (each.budget, each.kv) == (budget, kv)]
+        slots = [each.slots for each in here]
+        label = f"{format_size(budget)}, cache {kv}"
+        axes.plot(slots, [each.rate.median for each in here], "o-", color=colour, label=label)
+        bound = "bound" if not index else None
+        axes.plot(slots, [each.bound.median for each in here], "k--", linewidth=1, label=bound)
+        plain = [(each.slots, each.plain.median) for each in here if each.plain is not None]
+        if plain:
+            label = f"llama-server, {format_size(budget)}"
+            axes.plot(*zip(*plain, strict=True), "s:", color=colour, label=label)
+    _finish(axes, f"{summary.name}, streams together, {setting.label}", "slots", "tokens/s")
+
+
 def _finish(axes: Any, title: str, across: str, up: str) -> None:
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel(across, fontsize=8)
@@ -155,4 +174,5 @@ PLOTS: Mapping[str, Callable[[Any, Summary, Setting], None]] = {
     "split": _split,
     "memory": _memory,
     "windows": _windows,
+    "together": _together,
 }

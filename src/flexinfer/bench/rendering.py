@@ -6,7 +6,8 @@ import html
 from collections.abc import Iterable
 from typing import Any
 
-from flexinfer.bench.report import Section, Table, sections
+from flexinfer.bench.report import sections
+from flexinfer.bench.sections import Section, Table
 from flexinfer.text import one_line
 
 _STYLE = """

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flexinfer.bench.cases import MMAP, Case
 from flexinfer.bench.reasons import why
+from flexinfer.bench.sections import Section, Table, share_of
 from flexinfer.bench.stock import stock_lines
 from flexinfer.bench.summary import (
-    ANSWER,
     DISTURBED,
     Setting,
     Spread,
     Summary,
-    answer_seconds,
     case_of,
 )
+from flexinfer.bench.together_report import together_sections
 from flexinfer.sizes import format_figure, format_size
 
 OURS = "flex"
+# Tokens of the answer that a person waits for, in the figure for short answers.
+ANSWER = 100
 # (what, strategy, over which, the paper's range): its evaluation of Llama2-7B to 70B.
 TECHNIQUES = (
     ("synchronous direct reads", "sync", MMAP, "2.6x to 3x"),
@@ -33,25 +34,6 @@ TECHNIQUES = (
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the report; `plot` names a drawing of `plots` for (summary, setting)."""
-
-    title: str
-    text: Sequence[str] = ()
-    table: Table | None = None
-    level: int = 3
-    plot: str | None = None
-    setting: Setting | None = None
-    summary: Summary | None = None
-
-
 def sections(document: dict[str, Any]) -> Iterator[Section]:
     """The whole report of one results file."""
     yield Section("Benchmark", _machine(document["machine"]), level=1)
@@ -62,6 +44,7 @@ def sections(document: dict[str, Any]) -> Iterator[Section]:
         yield Section(summary.name, _conditions(summary), level=2)
         for setting in summary.settings:
             yield from _setting(summary, setting, readahead)
+        yield from together_sections(summary)
 
 
 def _machine(machine: dict[str, Any]) -> list[str]:
@@ -178,7 +161,7 @@ def _rates(summary: Summary, setting: Setting) -> Table:
         cases = [case_of(setting, each, budget) for each in systems]
         cells = [_mark(summary, case) + _show(summary.rate(case)) for case in cases]
         bound = summary.bound_rate(case_of(setting, OURS, budget))
-        rows.append([_budget(summary, budget), *cells, _show(bound)])
+        rows.append([share_of(summary, budget), *cells, _show(bound)])
     return Table(["budget", *systems, "bound"], rows)
 
 
@@ -191,7 +174,7 @@ def _ratios(summary: Summary, setting: Setting) -> Table:
         ceiling = format_figure(bound.median / rate.median) if known and rate and bound else "-"
         share = summary.share_of_bound(ours)
         rows.append(
-            [_budget(summary, budget), _show(summary.over(ours, mmap)), ceiling, _show(share)]
+            [share_of(summary, budget), _show(summary.over(ours, mmap)), ceiling, _show(share)]
         )
     return Table(["budget", f"{OURS} / mmap", "ceiling: bound / mmap", f"{OURS} / bound"], rows)
 
@@ -220,7 +203,7 @@ def _split(summary: Summary, setting: Setting) -> Table:
         read = summary.figure(case, _per_token("drive_bytes"))
         nbytes = format_size(read.median) if read else "-"
         name = _mark(summary, case) + case.system
-        rows.append([_budget(summary, case.budget), name, _ms(step), *shown, nbytes])
+        rows.append([share_of(summary, case.budget), name, _ms(step), *shown, nbytes])
     return Table(["budget", "system", "step ms", *(f"{part} ms" for part in PARTS), "read"], rows)
 
 
@@ -260,7 +243,7 @@ def _waiting(summary: Summary, setting: Setting) -> Table:
         answer = summary.figure(case, answer_seconds)
         rows.append(
             [
-                _budget(summary, case.budget),
+                share_of(summary, case.budget),
                 _mark(summary, case) + case.system,
                 *map(_show, (opened, first, answer)),
             ]
@@ -276,7 +259,7 @@ def _memory(summary: Summary, setting: Setting) -> Table:
         kills = sum(run["oom_kills"] for run in runs)
         share = f"{peak / case.budget:.0%}"
         rows.append(
-            [_budget(summary, case.budget), case.system, format_size(peak), share, str(kills)]
+            [share_of(summary, case.budget), case.system, format_size(peak), share, str(kills)]
         )
     return Table(["budget", "system", "peak", "of the budget", "killed"], rows)
 
@@ -289,7 +272,8 @@ def _prediction(summary: Summary, setting: Setting) -> Table:
         if error is not None and predicted is not None:
             rate = _show(summary.rate(case))
             shown = f"{error.median:+.0%}"
-            rows.append([_budget(summary, case.budget), case.system, _show(predicted), rate, shown])
+            name = [share_of(summary, case.budget), case.system]
+            rows.append([*name, _show(predicted), rate, shown])
     return Table(["budget", "system", "predicted tokens/s", "measured", "error"], rows)
 
 
@@ -308,7 +292,7 @@ def _windows(summary: Summary, setting: Setting) -> Table:
     ]
     rows = [
         [
-            _budget(summary, budget),
+            share_of(summary, budget),
             "its own" if window is None else format_size(window),
             *(_show(summary.rate(case_of(setting, each, budget, window))) for each in systems),
         ]
@@ -332,10 +316,6 @@ def _mark(summary: Summary, case: Case) -> str:
     return "~" if summary.is_disturbed(case) else ""
 
 
-def _budget(summary: Summary, budget: int) -> str:
-    return f"{budget / summary.weights:.0%} ({format_size(budget)})"
-
-
 def _show(spread: Spread | None) -> str:
     return "-" if spread is None else spread.shown()
 
@@ -347,3 +327,9 @@ def _scaled(spread: Spread, factor: float) -> str:
 
 def _ms(spread: Spread | None) -> str:
     return "-" if spread is None else _scaled(spread, 1000)
+
+
+def answer_seconds(run: dict[str, Any]) -> float:
+    """From opened model to the last of `ANSWER` tokens, at the run's median step."""
+    seconds: float = run["first_s"] + (ANSWER - 1) * run["step_s"]
+    return seconds

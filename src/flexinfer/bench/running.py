@@ -51,6 +51,12 @@ class Job:
     ubatch: int = 32
     kernels: Kernels = Kernels.PLAIN
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What results of different jobs must not differ in."""
+        kernels = self.kernels.value
+        return {"prompt": self.prompt, "tokens": self.tokens, "ctx": self.ctx, "kernels": kernels}
+
     def kernels_of(self, case: Case) -> Kernels:
         """Stock llama.cpp packs; mapped, it is the one that does not."""
         return {STOCK: Kernels.PACKED, MMAP: Kernels.PLAIN}.get(case.system, self.kernels)

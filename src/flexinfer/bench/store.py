@@ -107,6 +107,22 @@ class ModelRuns:
         runs.append(min([new, *earlier], key=_disturbance))
         self._store.save()
 
+    def has_together(self, named: dict[str, Any]) -> bool:
+        """Whether streams with these facts were measured; what failed is to be tried again."""
+        return any("failed" not in run for run in self._together(named))
+
+    def add_together(self, named: dict[str, Any], result: dict[str, Any]) -> None:
+        """Keep what streams with these facts reached in place of what is there; save the file."""
+        kept = self._entry.setdefault("together", [])
+        for run in self._together(named):
+            kept.remove(run)
+        kept.append(named | result)
+        self._store.save()
+
+    def _together(self, named: dict[str, Any]) -> list[dict[str, Any]]:
+        runs: list[dict[str, Any]] = self._entry.get("together", [])
+        return [run for run in runs if named.items() <= run.items()]
+
     def _of(self, case: Case, number: int) -> list[dict[str, Any]]:
         runs = self._entry["runs"]
         return [run for run in runs if run["round"] == number and Case.from_json(run) == case]

@@ -12,9 +12,9 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from typing import IO, Any
 
@@ -25,23 +25,26 @@ PROMPT = 16
 _END_SECONDS = 30
 _POLL_SECONDS = 0.02
 _SAID = 400
+_COUNTED = ("compute_s", "wait_s", "idle_s", "read_bytes", "segments")
 
 
 @dataclass(frozen=True)
 class Count:
-    """So far: passes, and tokens of all streams. `passes` is what moved them."""
+    """So far: passes, tokens of all streams, and what else the engine counts."""
 
     passes: int
     tokens: int
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Steady:
-    """What was counted between two ends of passes."""
+    """What was counted between two ends of passes; `others` are means of a pass."""
 
     passes: int
     tokens: int
     seconds: float
+    others: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tok_s(self) -> float:
@@ -151,7 +154,7 @@ def ask(address: str, path: str) -> Any:
 def counted(address: str) -> Count:
     """What our server's engine counts."""
     stats = ask(address, "/engine/stats")
-    return Count(stats["passes"], stats["tokens"])
+    return Count(stats["passes"], stats["tokens"], {name: stats[name] for name in _COUNTED})
 
 
 def decoded(address: str) -> Count:
@@ -179,7 +182,9 @@ def steady(
     now, at = _moved(streams, count, start.passes)
     while now.passes < start.passes + passes and time.monotonic() < late:
         now, at = _moved(streams, count, now.passes)
-    return Steady(now.passes - start.passes, now.tokens - start.tokens, at - began)
+    passed = now.passes - start.passes
+    others = {name: (now.others[name] - start.others[name]) / passed for name in now.others}
+    return Steady(passed, now.tokens - start.tokens, at - began, others)
 
 
 def _moved(streams: Streams, count: Callable[[], Count], beyond: int) -> tuple[Count, float]:

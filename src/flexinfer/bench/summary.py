@@ -16,8 +16,6 @@ from flexinfer.sizes import format_figure
 MARGIN = 64 << 20
 # A run during which others used a larger share of the processors says little about a system.
 DISTURBED = 0.1
-# Tokens of the answer that a person waits for, in the figure for short answers.
-ANSWER = 100
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,7 @@ class Summary:
         self.kernels = Kernels(entry.get("kernels", Kernels.PLAIN))
         self.facts = {key: entry[key] for key in ("prompt", "tokens", "ctx")}
         self.runs: list[dict[str, Any]] = [run for run in entry["runs"] if "failed" not in run]
+        self.together: list[dict[str, Any]] = entry.get("together", [])
         self.failed: list[dict[str, Any]] = [run for run in entry["runs"] if "failed" in run]
 
     def __repr__(self) -> str:
@@ -104,8 +103,7 @@ class Summary:
 
     @property
     def settings(self) -> list[Setting]:
-        found = {Setting(run["drive"], run["cores"]) for run in self.compared}
-        return sorted(found, key=lambda each: (each.drive is not None, each.drive or 0, each.cores))
+        return settings_of(self.compared)
 
     def budgets(self, setting: Setting) -> list[int]:
         return sorted({run["budget"] for run in self._within(setting)})
@@ -230,6 +228,12 @@ class Summary:
         return (exact or runs)[-1] if runs else None
 
 
+def settings_of(runs: Iterable[dict[str, Any]]) -> list[Setting]:
+    """The settings of runs, the drive as it is first."""
+    found = {Setting(run["drive"], run["cores"]) for run in runs}
+    return sorted(found, key=lambda each: (each.drive is not None, each.drive or 0, each.cores))
+
+
 def _agree(answers: Sequence[list[int]]) -> bool:
     longest = max(answers, key=len, default=[])
     return all(longest[: len(answer)] == answer for answer in answers)
@@ -242,9 +246,3 @@ def is_steady(run: dict[str, Any]) -> bool:
 
 def case_of(setting: Setting, system: str, budget: int, window: int | None = None) -> Case:
     return Case(system, budget, setting.drive, setting.cores, None if system == MMAP else window)
-
-
-def answer_seconds(run: dict[str, Any]) -> float:
-    """From opened model to the last of `ANSWER` tokens, at the run's median step."""
-    seconds: float = run["first_s"] + (ANSWER - 1) * run["step_s"]
-    return seconds

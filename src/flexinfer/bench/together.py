@@ -101,6 +101,7 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
         "tok_s": found.tok_s,
         "passes": found.passes,
         "ubatch": ready["ubatch"],
+        "per_pass": dict(found.others),
     }
 
 

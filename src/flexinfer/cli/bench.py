@@ -10,6 +10,7 @@ import click
 
 from flexinfer.bench.cases import MMAP, SYSTEMS, Case, Grid, parse_rate, parse_window
 from flexinfer.bench.progress import label, minutes, outcome
+from flexinfer.cli.bench_slots import measure_slots
 from flexinfer.cli.streams import log, say
 from flexinfer.errors import RequestError, SizeError, UnsupportedError
 from flexinfer.sizes import parse_size
@@ -64,6 +65,11 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str | None) -> li
 @click.option(
     "--window", "windows", callback=_listed, help="Windows for all strategies, as 256M or 3L."
 )
+@click.option(
+    "--slots",
+    callback=_counts,
+    help="Streams decoded together by one server, as 1,8,16; default: none.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--prompt", type=click.IntRange(1), default=16, show_default=True, help="Tokens.")
 @click.option("-n", "tokens", type=click.IntRange(3), default=16, show_default=True, help="Tokens.")
@@ -101,6 +107,7 @@ def command(
     drives: list[int | None],
     cores: list[int],
     windows: list[str],
+    slots: list[int],
     rounds: int,
     prompt: int,
     tokens: int,
@@ -128,10 +135,9 @@ def command(
         job = Job(catalogue.paths, prompt, tokens, seconds, ctx, max(prompt, 32), kernels)
         grid = _grid(catalogue, budgets, systems, drives, cores, windows, description["cores"])
         grid = replace(grid, stock=kernels is Kernels.PLAIN)
-        name, sizes = Path(catalogue.paths[0]).name, {"prompt": prompt, "tokens": tokens}
-        facts = {"weights": catalogue.nbytes, "ctx": ctx, "kernels": kernels.value, **sizes}
-        runs = store.model(name, **facts)
+        runs = store.model(Path(job.paths[0]).name, weights=catalogue.nbytes, **job.facts)
         _measure(_possible(grid, job), job, runs, rounds, disturbance)
+        measure_slots(slots, grid, job, runs, rounds)
     _report(store)
 
 

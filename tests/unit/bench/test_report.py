@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from support.bench_runs import MIB, NATIVE, run
+from support.bench_runs import MIB, NATIVE, run, together
 
 from flexinfer.bench.cases import MMAP, STOCK, Case
 from flexinfer.bench.rendering import markdown, page
@@ -34,6 +34,36 @@ def test_the_report_says_how_where_and_what(document: dict[str, Any]) -> None:
     ):
         assert part in text, part
     assert "+25%" in text
+
+
+def test_streams_together_stand_beside_their_bound_and_llama_server(
+    document: dict[str, Any],
+) -> None:
+    assert "Streams together" not in markdown(document)
+    document["models"]["m.gguf"]["together"] = [
+        together(8, 6.0, 8.0, plain_tok_s=2.0),
+        together(1, 0.5, 1.0),
+        together(8, 7.0, 8.0, round=1, plain_failed="no memory"),
+        {**together(16, 9.0, 12.0), "cores": 1},
+        {"budget": 500 * MIB, "drive": None, "cores": 2, "kv": "f16", "slots": 32, "failed": "no"},
+    ]
+    text = markdown(document)
+    assert "### Streams together, the drive as it is, 2 cores" in text
+    assert "| 50% (500 MiB) | f16 | 1 | 0.5 | 1.0 | 1 | 0.5 | 0.9 | - |" in text
+    eight = "| 50% (500 MiB) | f16 | 8 | 6.5 (6-7) | 13.0 | 8 (8-8) | 0.812 (0.75-0.875) |"
+    assert f"{eight} 7.2 (7.2-7.2) | 2 |" in text
+    # What was measured with other cores has no single stream to be held against.
+    assert "| 50% (500 MiB) | f16 | 16 | 9 | - | 12 | 0.75 | 10.8 | - |" in text
+    assert "| 32 |" not in text
+
+
+def test_streams_together_are_drawn_with_the_bound(document: dict[str, Any]) -> None:
+    pytest.importorskip("matplotlib")
+    entry = document["models"]["m.gguf"]
+    entry["together"] = [together(1, 0.5, 1.0), together(8, 6.0, 8.0, plain_tok_s=2.0)]
+    picture = page(document)
+    for label in ("streams together", "500 MiB, cache f16", "llama-server, 500 MiB"):
+        assert label in picture, label
 
 
 def test_the_report_names_the_kernels_and_what_stock_does(document: dict[str, Any]) -> None:

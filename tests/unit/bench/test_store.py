@@ -58,3 +58,17 @@ def test_a_foreign_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_the_file_is_named_after_the_machine() -> None:
     machine = {"processor": "AMD EPYC(tm) 7", "cores": 2, "memory_total": 24 << 30}
     assert file_name(machine) == "amd-epyc-tm-7-2c-24g.json"
+
+
+def test_streams_together_are_kept_by_what_they_are(tmp_path: Path) -> None:
+    path, named = tmp_path / "machine.json", {"budget": 5, "slots": 8, "round": 0}
+    runs = Store(path).model("m.gguf")
+    assert not runs.has_together(named)
+    runs.add_together(named, {"failed": "no memory"})
+    assert not runs.has_together(named)
+    runs.add_together(named, {"tok_s": 2.0})
+    runs.add_together(named | {"slots": 16}, {"tok_s": 3.0})
+    again = Store(path)
+    assert again.model("m.gguf").has_together(named)
+    assert not again.model("m.gguf").has_together(named | {"round": 1})
+    assert [run["tok_s"] for run in again.document["models"]["m.gguf"]["together"]] == [2.0, 3.0]
