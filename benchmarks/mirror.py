@@ -74,7 +74,7 @@ def _measure(
         Worker("ours", first, asked | {"mirrors": [second]}, group) as two,
     ):
         workers = {"one": one, "two": two}
-        streamed = {name: worker.ask("read", 1)["read"] for name, worker in workers.items()}
+        streamed = {name: worker.facts["streamed"] for name, worker in workers.items()}
         drives = {"one": rates[0], "two": sum(rates)}
         bound = {name: max(compute, streamed[name] / drives[name]) for name in workers}
         click.echo(
@@ -92,9 +92,10 @@ def _measure(
     for name in workers:
         seconds, read = statistics.median(times[name]), reads[name]
         rate = read["read"] / sum(read["times"])
+        given = " + ".join(f"{nbytes / sum(read['drives']):.0%}" for nbytes in read["drives"])
         click.echo(
             f"  {name}: {seconds:.3f} s a token, {bound[name] / seconds:.2f} of the bound; reading "
-            f"alone {rate / 1e6:.0f} MB/s"
+            f"alone {rate / 1e6:.0f} MB/s, {given}"
         )
     click.echo(
         f"  {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f}-{max(ratios):.2f})"

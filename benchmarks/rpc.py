@@ -7,6 +7,10 @@ and taken down again: needs root, `ip` and `tc`. Where the kernel has netem, eac
 half of `--latency` in both directions; else it is as fast as it is, which is measured and said.
 All processes share this machine's processors, but never compute at the same time.
 
+Rates of processors and links are what a probe says at first: the first run of each link, of
+`--learning` tokens, is there to see how far that carries, and for passes to be learned from. What
+is remembered is kept in a folder of its own for each link.
+
 Beside it stands llama.cpp with the same layers at the same workers, the others mapped into memory
 (mmap), in a group of the same budget. Tokens have to be the same.
 """
@@ -15,11 +19,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +51,7 @@ _FLEXINFER = [sys.executable, "-m", "flexinfer"]
 @click.option("--links", default="1,10", show_default=True, help="Gbit/s, one run each.")
 @click.option("--latency", default=200, show_default=True, help="Microseconds, there and back.")
 @click.option("--tokens", default=16, show_default=True)
+@click.option("--learning", default=8, show_default=True, help="Tokens of the run before.")
 @click.option("--ctx", default=512, show_default=True)
 @click.option("--cache", is_flag=True, help="Workers keep tensors, and are not sent them again.")
 @click.option("--plain/--no-plain", default=True, help="llama.cpp beside it.")
@@ -55,25 +63,31 @@ def main(
     links: str,
     latency: int,
     tokens: int,
+    learning: int,
     ctx: int,
     cache: bool,
     plain: bool,
 ) -> None:
+    # Links and workers go as well when it is told to end.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     click.echo(
         f"{model}: {format_size(read_catalogue(model).nbytes)}, {budget} here, {workers} workers "
         f"of {worker_memory}, context {ctx}, {tokens} tokens"
     )
+    click.echo("E: milliseconds of a token elsewhere, as planned and as they were.")
     click.echo(
-        "| Gbit/s | round trip ms | layers | predicted tok/s | tok/s | of it | read a token | "
-        "llama.cpp tok/s | same tokens |"
+        "| Gbit/s | round trip ms | layers | predicted by the probe, of it | predicted tok/s | "
+        "tok/s | of it | E | read a token | llama.cpp tok/s | same tokens |"
     )
-    click.echo("|---|---|---|---|---|---|---|---|---|")
+    click.echo("|---|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for text in links.split(","):
             with Net(workers, float(text), latency) as net:
                 kept = Path(folder) if cache else None
+                os.environ["XDG_CACHE_HOME"] = str(Path(folder) / f"remembered-{text}")
                 with net.serving(worker_memory, kept) as endpoints:
-                    click.echo(_row(model, budget, text, endpoints, tokens, ctx, plain))
+                    run = Run(model, budget, endpoints, ctx)
+                    click.echo(_row(run, text, tokens, learning, plain))
 
 
 class Net:
@@ -139,28 +153,53 @@ class Net:
                 process.communicate()
 
 
-def _row(
-    model: str, budget: str, gbit: str, endpoints: list[str], tokens: int, ctx: int, plain: bool
-) -> str:
-    words = [model, "-n", str(tokens), "--memory", budget, "--ctx", str(ctx), "--ubatch", "32"]
-    words += ["--rpc", ",".join(endpoints), "--json", "--no-flash-attn"]
-    planned = json.loads(
-        subprocess.run([*_FLEXINFER, "plan", *words], check=True, capture_output=True).stdout
-    )
+@dataclass(frozen=True)
+class Run:
+    """A model over workers."""
+
+    model: str
+    budget: str
+    endpoints: list[str]
+    ctx: int
+
+    def _words(self, tokens: int) -> list[str]:
+        words = [self.model, "-n", str(tokens), "--memory", self.budget, "--ctx", str(self.ctx)]
+        words += ["--ubatch", "32", "--rpc", ",".join(self.endpoints)]
+        return [*words, "--json", "--no-flash-attn"]
+
+    def plan(self) -> dict[str, Any]:
+        """What is planned now."""
+        command = [*_FLEXINFER, "plan", *self._words(1)]
+        done = subprocess.run(command, check=True, capture_output=True)
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def answer(self, tokens: int) -> dict[str, Any]:
+        """What came of so many tokens, in a group of the budget."""
+        command = [*_FLEXINFER, "run", *self._words(tokens), "-p", _PROMPT, "--temp", "0"]
+        return run_in_group(command, self.model, parse_size(self.budget)).document
+
+
+def _row(run: Run, gbit: str, tokens: int, learning: int, plain: bool) -> str:
+    probed = run.plan()["expected_tok_s"]
+    first = run.answer(learning)["speed"]["decode_tok_s"]
+    planned = run.plan()
     split = planned["plan"]["request"]["split"]
     counts = [split["here"], *(share["layers"] for share in split["after"])]
-    run = [*_FLEXINFER, "run", *words, "-p", _PROMPT, "--temp", "0"]
-    ours = run_in_group(run, model, parse_size(budget)).document
+    away = sum(share["seconds"] for share in split["after"])
+    ours = run.answer(tokens)
     rate, predicted = ours["speed"]["decode_tok_s"], planned["expected_tok_s"]
     cells = [
         gbit,
-        f"{1000 * _round_trip(endpoints[0]):.2f}",
+        f"{1000 * _round_trip(run.endpoints[0]):.2f}",
         " + ".join(map(str, counts)),
+        f"{probed:.3f}, {first / probed:.2f}",
         f"{predicted:.3f}",
         f"{rate:.3f}",
         f"{rate / predicted:.2f}",
+        f"{1000 * away:.0f}, {ours['speed']['away_ms']:.0f}",
         format_size(ours["speed"]["read_bytes_per_token"]),
-        *(_beside(model, budget, split, counts, tokens, ctx, ours) if plain else ("-", "-")),
+        *(_beside(run, split, counts, tokens, ours) if plain else ("-", "-")),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -176,18 +215,13 @@ def _round_trip(endpoint: str) -> float:
 
 
 def _beside(
-    model: str,
-    budget: str,
-    split: dict[str, Any],
-    counts: list[int],
-    tokens: int,
-    ctx: int,
-    ours: dict[str, Any],
+    run: Run, split: dict[str, Any], counts: list[int], tokens: int, ours: dict[str, Any]
 ) -> tuple[str, str]:
     script = str(Path(__file__).with_name("rpc_plain.py"))
     names = ",".join(share["name"] for share in split["after"])
-    asked = [model, _PROMPT, str(tokens), str(ctx), ",".join(map(str, counts[1:])), names]
-    plain = run_in_group([sys.executable, script, *asked], model, parse_size(budget)).document
+    layers = ",".join(map(str, counts[1:]))
+    command = [sys.executable, script, run.model, _PROMPT, str(tokens), str(run.ctx), layers, names]
+    plain = run_in_group(command, run.model, parse_size(run.budget)).document
     same = "yes" if plain["token_ids"] == ours["token_ids"] else "NO"
     return f"{plain['decode_tok_s']:.3f}", same
 

@@ -44,14 +44,20 @@ using Clock = std::chrono::steady_clock;
 class Socket {
   public:
     explicit Socket(int fd = -1) : fd(fd) {}
-    Socket(Socket && other) : fd(other.fd) { other.fd = -1; }
-    Socket & operator=(Socket && other) { std::swap(fd, other.fd); return *this; }
+    Socket(Socket && other) : fd(other.fd), moved(other.moved) { other.fd = -1; }
+    Socket & operator=(Socket && other) {
+        std::swap(fd, other.fd);
+        std::swap(moved, other.moved);
+        return *this;
+    }
     ~Socket();
 
     static Socket connect(const std::string & host, int port, int64_t milliseconds);
     static Socket listen(const std::string & host, int port);
 
     int fd;
+    // When bytes last went or came.
+    Clock::time_point moved = Clock::now();
 
     // Have the system find out soon that the other machine is gone, and send small messages at once.
     void prepare();

@@ -129,6 +129,7 @@ bool Socket::send(const void * data, size_t size, const std::function<bool()> & 
         const ssize_t n = ::send(fd, (const char *) data + sent, size - sent, MSG_NOSIGNAL);
         if (n >= 0) {
             sent += (size_t) n;
+            moved = Clock::now();
         } else if (errno == EAGAIN ? !wait(fd, POLLOUT, go_on) : errno != EINTR) {
             return false;
         }
@@ -143,6 +144,9 @@ bool Socket::receive(void * data, size_t size, const std::function<bool()> & go_
             return false;
         }
         received += (size_t) n;
+        if (n > 0) {
+            moved = Clock::now();
+        }
     }
     return true;
 }

@@ -23,7 +23,7 @@ using flexinfer::Door;
 using flexinfer::PING;
 using flexinfer::Socket;
 
-struct flexinfer_rpc_limits flexinfer_rpc_limits = { 5000, 10000, 300000 };
+struct flexinfer_rpc_limits flexinfer_rpc_limits = { 5000, 10000, 15000 };
 bool (*flexinfer_rpc_admit)(uint64_t) = nullptr;
 void (*flexinfer_rpc_client)(const char *, int) = nullptr;
 
@@ -72,6 +72,10 @@ void pretend(uint8_t command, void * data, size_t size) {
         memcpy(data, &numbers.at(command), sizeof(uint64_t));
     }
 }
+
+// One of llama.cpp's own that computes for long cannot be told from one that hangs.
+const char SILENT[] = ", and only `flexinfer worker` gives signs of life while it computes; start that "
+                      "there, or give a smaller --ubatch";
 
 struct Client;
 
@@ -148,18 +152,20 @@ struct Client : End {
             pinged = now;
             life.send(&PING, 1, [] { return false; });
         }
-        // Before this wait nobody asked.
-        const auto from = greeted && lives ? std::max(heard, since) : since;
+        // Before this wait nobody asked. Bytes that go or come are a sign of life.
+        const auto quiet = std::max(since, socket.moved);
+        const auto from = greeted && lives ? std::max(heard, quiet) : quiet;
+        const bool silent = greeted && !lives && working;
         const int64_t limit = !greeted ? flexinfer_rpc_limits.greeting
-                            : lives || !working ? flexinfer_rpc_limits.life
-                            : flexinfer_rpc_limits.answer;
+                            : silent ? flexinfer_rpc_limits.answer
+                            : flexinfer_rpc_limits.life;
         if (now - from < std::chrono::milliseconds(limit)) {
             return true;
         }
         if (!greeted && lives) {
             return lose("it serves another client");
         }
-        return lose("it has not answered for " + seconds(limit));
+        return lose("it has not answered for " + seconds(limit) + (silent ? SILENT : ""));
     }
 
     bool send(const void * data, size_t size) override {

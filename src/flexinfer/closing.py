@@ -16,6 +16,7 @@ from flexinfer.planning.kernels import Kernels
 from flexinfer.rates.drives import CopyRates
 from flexinfer.rates.rates import remember
 from flexinfer.workers.endpoint import read_endpoints
+from flexinfer.workers.links import learn
 
 
 class Closing(Budgeted):
@@ -62,6 +63,8 @@ class Closing(Budgeted):
                 self._storage().drives,
                 self._part,
             )
+            if self._elsewhere is not None:
+                learn(self.catalogue, self._elsewhere.split, self._engine.observed.away_s)
         super().close()
         self._engine = None
         if self._projector:

@@ -136,6 +136,8 @@ def test_run_answers_as_without_workers_and_plan_says_the_same(tiny_model: TinyM
         shown = flexinfer("plan", *words, "--rpc", one.endpoint).stdout
     alone = json.loads(flexinfer("run", *words, *asked, "--no-repack", "--json").stdout)
     assert ours["token_ids"] == alone["token_ids"]
+    assert ours["speed"]["away_ms"] > 0
+    assert alone["speed"]["away_ms"] == 0
     (share,) = plan["plan"]["request"]["split"]["after"]
     assert (share["name"], share["first"], share["layers"]) == (one.endpoint, 0, 5)
     assert "0-3, output" in shown

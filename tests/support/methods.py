@@ -45,7 +45,7 @@ _PLAIN = frozenset(
     {
         *("ctx", "model", "n_ctx", "n_embd", "n_vocab", "pooling_type", "tokenizer"),
         *("token_bos", "token_eos", "token_nl", "eval_tokens", "eval_logits", "encodes_prompts"),
-        *("plan", "stats", "drafting", "experts", "pinned", "read_bytes", "memory_use"),
+        *("plan", "stats", "drafting", "drives", "experts", "pinned", "read_bytes", "memory_use"),
     }
 )
 STATE: Any = None

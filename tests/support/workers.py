@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import flexinfer
+from flexinfer.bench.limits import LimitedGroup
 from flexinfer.planning import split
 from support.command import FLEXINFER
 from support.decoding import Logits, Scenario, decode_all
@@ -39,14 +40,22 @@ class Running:
 
 
 @contextlib.contextmanager
-def worker(memory: str = "200MiB", *options: str, port: int | None = None) -> Iterator[Running]:
+def worker(
+    memory: str = "200MiB",
+    *options: str,
+    port: int | None = None,
+    group: LimitedGroup | None = None,
+) -> Iterator[Running]:
     """A worker on a free port, until the end."""
     if not (Path(flexinfer.__file__).parent / "native" / "libflexinfer-rpc.so").is_file():
         pytest.skip("llama.cpp's RPC backend was not built; run flexinfer serve --build")
     chosen = port or free_port()
     command = [*FLEXINFER, "worker", "--memory", memory, "--port", str(chosen), "--json"]
     process = subprocess.Popen(
-        [*command, "--threads", "2", *options], stdout=subprocess.PIPE, text=True
+        [*command, "--threads", "2", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=None if group is None else group.join,
     )
     try:
         assert process.stdout is not None

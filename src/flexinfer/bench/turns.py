@@ -118,6 +118,11 @@ def _prompt(llm: Any, count: int) -> list[float]:
     return [time.perf_counter() - began]
 
 
+def _by_drive(llm: Any) -> list[int]:
+    """Bytes that each drive with the model gave so far."""
+    return [use.bytes_read for use in llm.drives]
+
+
 def _compute_in_python() -> None:
     """The worst neighbour of reads and passes: it always wants the interpreter."""
     number = 0
@@ -159,13 +164,14 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
         if llm.n_tokens > llm.n_ctx() - 64:
             llm.n_tokens = len(PROMPT)
         cpu = time.process_time()
-        before = (llm.stats, llm.read_bytes) if kind == "ours" else None
+        before = (llm.stats, _by_drive(llm), llm.read_bytes) if kind == "ours" else None
         times = actions[command](llm, int(count))
         answer: dict[str, Any] = {"times": times, "cpu_s": time.process_time() - cpu}
         if before is not None:
             done = llm.stats - before[0]
-            read = llm.read_bytes - before[1]
-            answer |= {"wait_s": done.wait_s, "segments": done.segments, "read": read}
+            drives = [now - then for now, then in zip(_by_drive(llm), before[1], strict=True)]
+            answer |= {"wait_s": done.wait_s, "segments": done.segments, "drives": drives}
+            answer["read"] = llm.read_bytes - before[2]
         _say(answer)
     llm.close()
 

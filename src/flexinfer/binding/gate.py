@@ -28,6 +28,7 @@ BESIDE = VOCABULARY | {
         "plan",
         "stats",
         "drafting",
+        "drives",
         "experts",
         "pinned",
         "read_bytes",

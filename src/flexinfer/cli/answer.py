@@ -68,7 +68,7 @@ class Report:
         decoded = self._llm.stats - self._decode
         passes = max(decoded.passes, 1)
         seconds = self._last - self._first
-        busy = decoded.compute_s + decoded.wait_s
+        busy = decoded.compute_s + decoded.wait_s + decoded.away_s
         document = {
             "text": self._answer.text,
             "token_ids": self._answer.tokens,
@@ -90,6 +90,7 @@ class Report:
                 "read_gb_s": round(decoded.read_bytes / busy / 1e9, 3) if busy else 0.0,
                 "compute_ms": round(1000 * decoded.compute_s / passes, 3),
                 "wait_ms": round(1000 * decoded.wait_s / passes, 3),
+                "away_ms": round(1000 * decoded.away_s / passes, 3),
             },
         }
         if plan.rates.drives:
@@ -129,12 +130,13 @@ class Report:
         speed, memory, experts = figures["speed"], figures["memory"], figures.get("experts")
         rate = speed["decode_tok_s"]
         found = f" {experts['hit_rate']:.0%} of experts found in memory," if experts else ""
+        away = f", {speed['away_ms']:.0f} ms elsewhere" if speed["away_ms"] else ""
         return (
             f"{figures['prompt_tokens']} + {figures['generated_tokens']} tokens, first after "
             f"{speed['first_token_s']:.1f} s"
             + (f", then {format_figure(rate)} tokens/s" if rate else "")
             + f" ({format_size(speed['read_bytes_per_token'])} read per token,{found}"
-            f" {speed['compute_ms']:.0f} ms computing, {speed['wait_ms']:.0f} ms waiting)"
+            f" {speed['compute_ms']:.0f} ms computing, {speed['wait_ms']:.0f} ms waiting{away})"
             + (f", {self._llm.drafting}" if self._llm.drafting else "")
             + f", peak {format_size(memory['peak'])}"
         )

@@ -19,6 +19,7 @@ class Observed:
 
     def __init__(self) -> None:
         self._computed: dict[int, deque[float]] = {}
+        self._away: deque[float] = deque(maxlen=_KEPT)
         self._drive: deque[float] = deque(maxlen=_KEPT)
 
     def note(
@@ -43,6 +44,8 @@ class Observed:
         if rows <= _MOST_ROWS:
             times = self._computed.setdefault(rows, deque(maxlen=_KEPT))
             times.append(seconds - waited - away)
+        if rows == 1:
+            self._away.append(away)
         if waited > _WAITED * seconds and seconds > idle:
             self._drive.append(nbytes / (seconds - idle))
 
@@ -59,6 +62,11 @@ class Observed:
             for rows, times in sorted(self._computed.items())
             if len(times) >= _ENOUGH
         }
+
+    @property
+    def away_s(self) -> float | None:
+        """Seconds of one token that pass elsewhere; None before enough were computed."""
+        return median(self._away) if len(self._away) >= _ENOUGH else None
 
     @property
     def drive(self) -> float | None:

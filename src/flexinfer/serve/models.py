@@ -25,6 +25,7 @@ from flexinfer.rates.drives import drives_for
 from flexinfer.rates.rates import measure_rates, open_model, remember
 from flexinfer.reading.reader import DriveUse
 from flexinfer.storage.experts.experts import Experts
+from flexinfer.workers.links import learn
 
 
 class _Nothing:
@@ -144,6 +145,9 @@ class ServedModel:
                 self.drive_uses,
                 self._part,
             )
+            if self.file.options.elsewhere is not None:
+                split = self.file.options.elsewhere.split
+                learn(self.file.catalogue, split, self.engine.observed.away_s)
         self.opening.close()
 
 

@@ -48,7 +48,7 @@ def divided(
             f"{catalogue.paths[0]}: the layers of a model with an encoder stay on one machine; "
             "leave out --rpc and --gpu-layers"
         )
-    kind = main_type((info.type, info.nbytes) for info in catalogue.tensors)
+    kind = main_type(catalogue)
     places, silent = [], []
     for endpoint in endpoints:
         try:

@@ -31,6 +31,17 @@ def test_a_token_that_took_long_is_a_token() -> None:
     assert observed.compute_s == pytest.approx(0.3)
 
 
+def test_what_passes_elsewhere_is_kept_apart() -> None:
+    observed = Observed()
+    observed.note(32, 9.0, 0.0, 9.0, 0, away=8.0)
+    for seconds in (0.5, 0.6, 0.7):
+        observed.note(1, seconds, 0.1, 0.1, 0, away=seconds - 0.3)
+        assert observed.away_s is None
+    observed.note(1, 0.7, 0.1, 0.1, 0, away=0.4)
+    assert observed.away_s == pytest.approx(0.35)
+    assert observed.compute_s == pytest.approx(0.2)
+
+
 def test_the_drive_counts_where_it_was_the_limit() -> None:
     observed = Observed()
     for _ in range(8):
