@@ -125,7 +125,7 @@ class Passes:
             wait_s=traffic.wait_s,
             idle_s=max(whole - traffic.busy_s, 0.0),
             read_bytes=traffic.read_bytes,
-            away_s=max(whole - one.seconds, 0.0),
+            away_s=0.0 if self._single else max(whole - one.seconds, 0.0),
             tokens=one.rows,
         )
         self._note(stats, one.rows, one.settled)
