@@ -3,6 +3,7 @@
 #include "our-hooks.h"
 #include "our-program.h"
 #undef server_http_context
+#undef server_routes
 #undef server_context
 
 #include "build-info.h"
@@ -209,19 +210,6 @@ bool flexinfer_http::start() {
     const bool started = server_http_context::start();
     ::port = server_http_context::port;
     return started;
-}
-
-httplib::Server::Handler flexinfer_errors(httplib::Server::Handler handler) {
-    return [handler](const httplib::Request & req, httplib::Response & res) {
-        if (res.status != 413) {
-            return handler(req, res);
-        }
-        json error = format_error_response(
-            "the request is larger than the " + std::to_string(flexinfer_hooks.body_bytes) +
-            " bytes that this server takes; send less, or give it a larger --ctx", ERROR_TYPE_INVALID_REQUEST);
-        error["code"] = 413;
-        res.set_content(safe_json_to_str({{"error", error}}), "application/json; charset=utf-8");
-    };
 }
 
 // llama.cpp has one text for whatever goes wrong in a pass.

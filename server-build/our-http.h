@@ -1,20 +1,31 @@
-// Included before llama.cpp's server-http.cpp: bounds its threads, and a body that is too large is
-// answered with a sentence.
+// Included before llama.cpp's server-http.cpp: bounds its threads, connections that say nothing take
+// none, and a body that is too large is answered with a sentence.
 #pragma once
 #include "our-hooks.h"
+#include "our-pace.h"
 
 #include <cpp-httplib/httplib.h>
 
 httplib::Server::Handler flexinfer_errors(httplib::Server::Handler handler);
+httplib::SocketOptions flexinfer_listening(httplib::SocketOptions options);
+// Seconds without a byte of a request that has begun.
+constexpr time_t FLEXINFER_READ_SECONDS = 10;
 
 namespace httplib {
 struct BoundedPool {
     ThreadPool pool;
     BoundedPool(size_t threads, size_t) : pool(threads, flexinfer_hooks.threads) {}
-    bool enqueue(std::function<void()> work) { return pool.enqueue(std::move(work)); }
+    bool enqueue(std::function<void()> work) {
+        return pool.enqueue([work = std::move(work)] {
+            flexinfer_pace::end_reading();
+            work();
+        });
+    }
     void shutdown() { pool.shutdown(); }
 };
 }  // namespace httplib
 
 #define ThreadPool BoundedPool
 #define set_error_handler(...) set_error_handler(flexinfer_errors(__VA_ARGS__))
+#define set_socket_options(...) set_socket_options(flexinfer_listening(__VA_ARGS__))
+#define set_read_timeout(...) set_read_timeout(FLEXINFER_READ_SECONDS)

@@ -1,4 +1,4 @@
-// Included before llama.cpp's server.cpp: its two collaborators become ours, which add to them.
+// Included before llama.cpp's server.cpp: its three collaborators become ours, which add to them.
 #pragma once
 #include "server-context.h"
 #include "server-http.h"
@@ -17,5 +17,10 @@ struct flexinfer_context : server_context {
     void start_loop();
 };
 
+struct flexinfer_routes : server_routes {
+    flexinfer_routes(const common_params & params, server_context & context);
+};
+
 #define server_http_context flexinfer_http
+#define server_routes flexinfer_routes
 #define server_context flexinfer_context

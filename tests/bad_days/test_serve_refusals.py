@@ -211,14 +211,14 @@ def test_more_probabilities_than_fit_are_refused(answers: Served, count: int) ->
 )
 def test_requests_that_make_no_sense_are_refused(answers: Served, path: str, body: Any) -> None:
     status, answer = answers.post(path, body)
-    assert 400 <= status < 501, answer
+    assert status == 400, answer
     assert answer["error"]["message"]
 
 
 def test_a_body_that_is_no_json_is_refused(answers: Served) -> None:
     for path in ("/completion", "/engine/memory"):
         status, _, said = answers.request("POST", path, b'{"prompt": ')
-        assert 400 <= status <= 500
+        assert status == 400
         assert json.loads(said)["error"]["message"]
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import configparser
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
+from support.served import Served, serving
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -57,6 +63,103 @@ def test_python(code: str, tmp_path: Path) -> None:
         [sys.executable, script], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+# -- a server and whoever asks it ----------------------------------------------------------------
+
+KEY = "open-sesame"
+ADDRESS = "http://127.0.0.1:8080"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with serving(BUNDLED, "--memory", "400MiB", "--ctx", 512, "--api-key", KEY) as served:
+        yield served
+
+
+def test_curl(server: Served) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl")
+    (block,) = blocks("bash")
+    assert ADDRESS in block
+    done = subprocess.run(
+        ["bash", "-c", block.replace(ADDRESS, server.ready["address"])],
+        env=os.environ | {"FLEXINFER_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert json.loads(done.stdout)["usage"]["completion_tokens"] > 0, done.stdout
+
+
+def test_settings_of_an_editor(server: Served) -> None:
+    (block,) = blocks("yaml")
+    lines = (line.strip(" -").partition(": ") for line in block.splitlines())
+    model = {name: value for name, _, value in lines}
+    assert model["provider"] == "openai"
+    address = model["apiBase"].replace(ADDRESS, server.ready["address"])
+    with OpenAI(base_url=address, api_key=KEY) as client:
+        answer = client.chat.completions.create(
+            model=model["model"],
+            messages=[{"role": "user", "content": "Who is Romeo?"}],
+            max_tokens=8,
+        )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+
+
+def test_the_service_of_systemd(tmp_path: Path) -> None:
+    (block,) = blocks("ini")
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(block)
+    command = unit["Service"]["ExecStart"]
+    program = command.split()[0]
+    words = command.replace("/srv/model.gguf", str(BUNDLED)).split()[1:]
+    with serving(*words[1:]) as served:
+        assert served.ready["slots"] == 4
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze to look through the unit")
+    path = tmp_path / "flexinfer.service"
+    path.write_text(block.replace(program, shutil.which("true") or "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert not done.returncode, done.stderr
+    assert path.name not in done.stderr
+
+
+def test_the_container(tmp_path: Path) -> None:
+    (block,) = blocks("dockerfile")
+    lines = dict(line.split(" ", 1) for line in block.splitlines())
+    words = [*json.loads(lines["ENTRYPOINT"]), *json.loads(lines["CMD"])]
+    assert words[:2] == ["flexinfer", "serve"]
+    given = [str(BUNDLED) if word.endswith(".gguf") else word for word in words[2:]]
+    with serving(*given) as served:
+        assert served.ready["slots"] == 4
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "info"], capture_output=True).returncode:
+        pytest.skip("there is no docker that runs, to look through the container's file")
+    path = tmp_path / "Dockerfile"
+    path.write_text(block)
+    done = subprocess.run(
+        [docker, "build", "--check", "-f", str(path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "failed to resolve" in done.stderr or "pull" in done.stderr:
+        pytest.skip("the image that the container stands on cannot be had here")
+    assert not done.returncode, done.stderr
+
+
+# -- the rest ------------------------------------------------------------------------------------
 
 
 def test_the_two_commands_are_there() -> None:

@@ -37,6 +37,8 @@ from flexinfer.workers.dividing import divided, here
 SLOT_CTX = 2048
 # A model that drafts takes at most this share of the budget, and streams beyond.
 _DRAFT_SHARE = 4
+# Whoever reads nothing of an answer for so many seconds has gone; a flag after `--` says otherwise.
+_PATIENCE = ("--timeout", "60")
 
 
 @dataclass(frozen=True)
@@ -245,4 +247,4 @@ def _arguments(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> list[s
     }
     switches = ["--kv-unified", "--no-repack", "--no-warmup", "--no-ui", "--metrics", "--offline"]
     flags = [part for pair in forced.items() for part in pair]
-    return [*settings.flags.flags, *given, *flags, *switches]
+    return [*_PATIENCE, *settings.flags.flags, *given, *flags, *switches]
