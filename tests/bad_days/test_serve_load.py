@@ -1,4 +1,4 @@
-"""Many clients at one server, some of which leave or make no sense: each gets its own whole answer."""
+"""Many clients at once, some of which leave or make no sense: each gets its own whole answer."""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ def main() -> None:
             found += problems(served.port, some, _TOGETHER, counts)
             asked += len(some)
             if served.process.poll() is not None:
-                found.append(f"the process ended with {served.process.returncode}: {served.log[-800:]}")
+                found.append(
+                    f"the process ended with {served.process.returncode}: {served.log[-800:]}"
+                )
                 break
             plain(served)
             print(asked, len(found), file=sys.stderr)

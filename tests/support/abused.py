@@ -1,4 +1,4 @@
-"""A server that is abused, in a group of just its budget, and the plain request it goes on to answer."""
+"""A server in a group of just its budget, to be abused, and what it must go on to answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests as hypothesis draws them: llama-server's documented fields and ours, sound and unsound."""
+"""Requests as hypothesis draws them: documented fields of llama-server and ours, sound or not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,24 @@ from typing import Any
 from hypothesis import strategies as st
 
 KEY = "open-sesame"
-_LARGE = (0, -1, 1, 2**31 - 1, -(2**31), 2**31, 2**32, 2**63, -(2**63), 10**30, 1e39, -1e300, 1e-300)
+_LARGE = (
+    0,
+    -1,
+    1,
+    2**31 - 1,
+    -(2**31),
+    2**31,
+    2**32,
+    2**63,
+    -(2**63),
+    10**30,
+    1e39,
+    -1e300,
+    1e-300,
+)
 _WORDS = ("O", "the king", "ROMEO:\n", "", "\0", "é\u2028", "<s>", "{", "x" * 700, "\U0001f600")
+
+_Fields = dict[str, st.SearchStrategy[Any]]
 
 _bool = st.booleans()
 _text = st.one_of(st.sampled_from(_WORDS), st.text(max_size=20))
@@ -18,9 +34,7 @@ _number = st.one_of(st.integers(-3, 300), st.floats(-2, 4), st.sampled_from(_LAR
 _token = st.one_of(st.integers(0, 500), st.sampled_from((-1, 511, 512, 4096, 2**31 - 1, 2**40)))
 _any = st.recursive(
     st.one_of(st.none(), _bool, _number, _text),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(_text, inner, max_size=4)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(_text, inner, max_size=4)),
     max_leaves=8,
 )
 _texts = st.lists(_text, max_size=4)
@@ -90,7 +104,9 @@ _part = st.one_of(
     st.fixed_dictionaries({"type": st.just("text"), "text": _text}),
     st.fixed_dictionaries(
         {
-            "type": st.sampled_from(("image_url", "input_image", "image", "input_audio", "tool_result")),
+            "type": st.sampled_from(
+                ("image_url", "input_image", "image", "input_audio", "tool_result")
+            ),
             "image_url": st.one_of(
                 st.just({"url": "data:image/png;base64,AAAA"}), st.just({"url": "file:///x"}), _any
             ),
@@ -138,7 +154,7 @@ _bias = st.one_of(
     st.dictionaries(st.sampled_from(("5", "511", "99999", "x")), _number, max_size=3),
 )
 
-_SAMPLING: dict[str, st.SearchStrategy[Any]] = {
+_SAMPLING: _Fields = {
     **dict.fromkeys(
         (
             *("top_p", "min_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "typical_p"),
@@ -155,7 +171,13 @@ _SAMPLING: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(
         (
             *("verbose", "timings_per_token", "cache_prompt", "return_tokens", "return_progress"),
-            *("backend_sampling", "post_sampling_probs", "grammar_lazy", "parse_tool_calls", "echo"),
+            *(
+                "backend_sampling",
+                "post_sampling_probs",
+                "grammar_lazy",
+                "parse_tool_calls",
+                "echo",
+            ),
             *("reasoning_control", "ignore_eos"),
         ),
         _bool,
@@ -172,7 +194,9 @@ _SAMPLING: dict[str, st.SearchStrategy[Any]] = {
     "lora": st.lists(st.fixed_dictionaries({"id": _number, "scale": _number}), max_size=2),
     "preserved_tokens": _texts,
     "grammar_triggers": st.lists(
-        st.fixed_dictionaries({"type": st.integers(-1, 5), "value": _text}, optional={"token": _token}),
+        st.fixed_dictionaries(
+            {"type": st.integers(-1, 5), "value": _text}, optional={"token": _token}
+        ),
         max_size=2,
     ),
     "grammar": _grammar,
@@ -182,13 +206,14 @@ _SAMPLING: dict[str, st.SearchStrategy[Any]] = {
     "chat_parser": _text,
     "continue_final_message": st.one_of(_bool, _text),
     **dict.fromkeys(
-        ("reasoning_budget_start_tag", "reasoning_budget_end_tag", "reasoning_budget_message"), _text
+        ("reasoning_budget_start_tag", "reasoning_budget_end_tag", "reasoning_budget_message"),
+        _text,
     ),
     "reasoning_budget_end_tags": _texts,
     "stream_options": st.fixed_dictionaries({"include_usage": _bool}),
     "model": _text,
 }
-_CHAT: dict[str, st.SearchStrategy[Any]] = {
+_CHAT: _Fields = {
     "messages": _messages,
     "max_tokens": _length,
     "tools": _tools,
@@ -196,7 +221,10 @@ _CHAT: dict[str, st.SearchStrategy[Any]] = {
     "parallel_tool_calls": _bool,
     "response_format": st.one_of(
         st.fixed_dictionaries(
-            {"type": st.just("json_schema"), "json_schema": st.fixed_dictionaries({"schema": _schema})}
+            {
+                "type": st.just("json_schema"),
+                "json_schema": st.fixed_dictionaries({"schema": _schema}),
+            }
         ),
         st.fixed_dictionaries({"type": st.sampled_from(("json_object", "text", "x"))}),
     ),
@@ -213,28 +241,41 @@ _CHAT: dict[str, st.SearchStrategy[Any]] = {
 _ITEM = st.one_of(
     _message,
     st.fixed_dictionaries(
-        {"type": st.sampled_from(("message", "function_call", "function_call_output", "reasoning"))},
+        {
+            "type": st.sampled_from(
+                ("message", "function_call", "function_call_output", "reasoning")
+            )
+        },
         optional={"role": _text, "content": _any, "call_id": _text, "output": _any, "name": _text},
     ),
 )
 _SIZE = st.one_of(
-    st.sampled_from(("64MiB", "100MiB", "auto", "50%", "1KiB", "-1GiB", "lots", 10**8, 10**30, 0, True)),
+    st.sampled_from(
+        ("64MiB", "100MiB", "auto", "50%", "1KiB", "-1GiB", "lots", 10**8, 10**30, 0, True)
+    ),
     _any,
 )
+
+
+def _shared(names: tuple[str, ...], fields: _Fields) -> dict[str, _Fields]:
+    """Routes that take the same fields."""
+    return dict.fromkeys(names, fields)
+
+
 # Each route with its own fields; those it cannot do without come first.
-_ROUTES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    **dict.fromkeys(
+_ROUTES: dict[str, _Fields] = {
+    **_shared(
         ("/completion", "/completions", "/v1/completions"),
         {"prompt": _prompt, "n_predict": _length, **_SAMPLING},
     ),
-    **dict.fromkeys(
+    **_shared(
         (
             *("/chat/completions", "/v1/chat/completions", "/v1/messages"),
             *("/apply-template", "/v1/chat/completions/input_tokens", "/v1/messages/count_tokens"),
         ),
         _CHAT | _SAMPLING,
     ),
-    **dict.fromkeys(
+    **_shared(
         ("/v1/responses", "/v1/responses/input_tokens"),
         {
             "input": st.one_of(_text, st.lists(_ITEM, max_size=3)),
@@ -251,9 +292,11 @@ _ROUTES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "input_suffix": _text,
         "prompt": _text,
         "n_predict": _length,
-        "input_extra": st.lists(st.fixed_dictionaries({"text": _text, "filename": _text}), max_size=2),
+        "input_extra": st.lists(
+            st.fixed_dictionaries({"text": _text, "filename": _text}), max_size=2
+        ),
     },
-    **dict.fromkeys(
+    **_shared(
         ("/embedding", "/embeddings", "/v1/embeddings"),
         {
             "input": _prompt,
@@ -263,9 +306,15 @@ _ROUTES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
             "dimensions": _number,
         },
     ),
-    **dict.fromkeys(
+    **_shared(
         ("/rerank", "/v1/rerank"),
-        {"query": _text, "documents": _texts, "top_n": _number, "texts": _texts, "return_text": _bool},
+        {
+            "query": _text,
+            "documents": _texts,
+            "top_n": _number,
+            "texts": _texts,
+            "return_text": _bool,
+        },
     ),
     "/tokenize": {
         "content": _prompt,
@@ -292,7 +341,13 @@ _GETS = (
     *("/", "/health", "/metrics", "/props", "/slots", "/slots?fail_on_no_slot=1", "/v1/models"),
     *("/lora-adapters", "/engine/plan", "/engine/stats", "/engine/tensors", "/v1/stream?conv_id=x"),
     *("/v1/stream", "/no/such/path", "/../../etc/passwd", "/%00", "/%zz", "//", "/engine/"),
-    *("/tools", "/cors-proxy?url=http://localhost/", "/models/sse", "/style.css", "/?" + "q=1&" * 300),
+    *(
+        "/tools",
+        "/cors-proxy?url=http://localhost/",
+        "/models/sse",
+        "/style.css",
+        "/?" + "q=1&" * 300,
+    ),
 )
 
 
@@ -307,7 +362,7 @@ class Asked:
     right: bool
 
 
-_HEADERS = st.one_of(
+_HEADERS: st.SearchStrategy[dict[str, str]] = st.one_of(
     st.just({}),
     st.just({}),
     st.just({}),
@@ -351,7 +406,7 @@ def _field(draw: st.DrawFn, sound: st.SearchStrategy[Any]) -> Any:
 
 
 @st.composite
-def _documents(draw: st.DrawFn, fields: dict[str, st.SearchStrategy[Any]]) -> dict[str, Any]:
+def _documents(draw: st.DrawFn, fields: _Fields) -> dict[str, Any]:
     names = list(fields)
     needed = names[: draw(st.sampled_from((2, 2, 2, 2, 2, 1, 0)))]
     more = draw(st.lists(st.sampled_from(names), max_size=4)) if names else []
@@ -362,13 +417,15 @@ def _documents(draw: st.DrawFn, fields: dict[str, st.SearchStrategy[Any]]) -> di
 
 
 @st.composite
-def _bodies(draw: st.DrawFn, fields: dict[str, st.SearchStrategy[Any]]) -> bytes:
+def _bodies(draw: st.DrawFn, fields: _Fields) -> bytes:
     kind = draw(st.integers(0, 15))
     if kind == 0:
         return draw(
             st.one_of(
                 st.binary(max_size=40),
-                st.sampled_from((b"", b"[" * 5000, b'{"a":' * 3000, b"null", b'"', b"NaN", b"\xff\xfe")),
+                st.sampled_from(
+                    (b"", b"[" * 5000, b'{"a":' * 3000, b"null", b'"', b"NaN", b"\xff\xfe")
+                ),
             )
         )
     if kind == 1:
@@ -383,7 +440,9 @@ def requests(draw: st.DrawFn) -> Asked:
     key, right = draw(_KEYS)
     headers = {"Content-Type": "application/json", **key, **draw(_HEADERS)}
     if draw(st.integers(0, 9)) == 0:
-        method = draw(st.sampled_from(("GET", "GET", "GET", "HEAD", "OPTIONS", "DELETE", "PUT", "X")))
+        method = draw(
+            st.sampled_from(("GET", "GET", "GET", "HEAD", "OPTIONS", "DELETE", "PUT", "X"))
+        )
         return Asked(method, draw(st.sampled_from((*_GETS, *_ROUTES))), headers, b"", right)
     path = draw(st.sampled_from(tuple(_ROUTES)))
     return Asked("POST", path, headers, draw(_bodies(_ROUTES[path])), right)

@@ -1,4 +1,4 @@
-"""Answers held against what any request may get: whole, of one form, and never a fault of the server."""
+"""Answers held against what any request may get: whole, well-formed, never a server's fault."""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ _PLENTY = "a" * (1 << 20)
 
 
 def _asked(body: str, length: object = None) -> bytes:
-    return f"{_HEAD}Content-Length: {len(body) if length is None else length}\r\n\r\n{body}".encode()
+    return (
+        f"{_HEAD}Content-Length: {len(body) if length is None else length}\r\n\r\n{body}".encode()
+    )
 
 
 # What each sends; then it waits, and reads nothing.

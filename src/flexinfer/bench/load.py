@@ -29,7 +29,7 @@ MALFORMED: tuple[tuple[str, bytes], ...] = (
     ("/completion", json.dumps({"prompt": [5] * 20_000}).encode()),
     ("/v1/chat/completions", b'{"messages": "none"}'),
     ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": 5}]}'),
-    ("/v1/messages", b'{"messages": 5, "max_tokens": 8}'),
+    ("/v1/messages", b'{"max_tokens": 8}'),
     ("/no/such/path", b"{}"),
 )
 
@@ -49,7 +49,12 @@ class Record:
         sent = [when for when, _ in ordered]
         return max(
             (
-                sum(first < got for _, first in ordered[bisect(sent, mine + _TOGETHER_SECONDS) : bisect(sent, got)])
+                sum(
+                    first < got
+                    for _, first in ordered[
+                        bisect(sent, mine + _TOGETHER_SECONDS) : bisect(sent, got)
+                    ]
+                )
                 for mine, got in ordered
             ),
             default=0,
@@ -114,7 +119,7 @@ class Load:
     def _refused(self, path: str, body: bytes) -> None:
         with self._asked(path, body) as answer:
             text = answer.read()
-        said = json.loads(text)["error"]["message"]
+        said = json.loads(text).get("error", {}).get("message")
         if not (400 <= answer.status < 500 and said):
             self._problem(str(answer.status), f"{path} {body[:60]!r}: {text[:200]!r}")
         self._count("refused")
