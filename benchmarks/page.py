@@ -8,7 +8,7 @@ one answer, in rounds of blank page, live view, routes alone, live view, blank p
 machine as the browser; "routes" asks at the page's pace without a browser that draws. The figure is
 the median of the per-round ratios to the blank page. What the rounds cannot tell from noise is
 counted: the seconds of processor that the server takes for the page's questions and nothing else,
-over those that the machine has. Beside the page's first paint stands that of a document of one word,
+over those that the machine has. Beside the page's first paint is that of a document of one word,
 from the same server. Needs chromium and playwright.
 """
 
