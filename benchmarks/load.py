@@ -5,8 +5,8 @@
 A fifth of the requests are given up on the way, a tenth make no sense. A grammar has each answer
 begin with the number of its request and end at a length, so that an answer of another request, a
 part of one, or more than one is seen. Memory is sampled from outside every 10 ms; anonymous bytes,
-descriptors and threads stand there after the first tenth and at the end, each time with nobody
-asking and the weights given back. `overtaken` is by how many requests that were sent at least a
+descriptors and threads are looked at after the first tenth and after each third of the rest, with
+nobody asking and the weights given back. `overtaken` is by how many requests that were sent at least a
 quarter of a second later a stream was overtaken at most; with as many as there are slots it is
 first come, first served.
 """
@@ -18,18 +18,20 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from flexinfer.bench.limits import LimitedGroup, limited
-from flexinfer.bench.load import Load
+from flexinfer.bench.load import Load, Record
 from flexinfer.sizes import format_size, parse_size
 
 # Connections and threads that wait for more requests are gone by then.
 _QUIET_SECONDS = 8.0
 _END_SECONDS = 10
+_PARTS = (0.1, 0.3, 0.3, 0.3)
 
 
 def state(pid: int, port: int) -> dict[str, Any]:
@@ -50,30 +52,32 @@ def state(pid: int, port: int) -> dict[str, Any]:
     }
 
 
-def load(process: subprocess.Popen[str], group: LimitedGroup, options: dict[str, Any]) -> Any:
+def loaded(process: subprocess.Popen[str], group: LimitedGroup, options: dict[str, Any]) -> Any:
     """The document about one run."""
     assert process.stdout is not None
     ready = json.loads(process.stdout.readline())
     port = int(ready["address"].rpartition(":")[2])
     seconds = options["minutes"] * 60
+    records: list[Record] = []
+    states: list[dict[str, Any]] = []
     with group.watch() as seen:
-        Load(port, options["clients"], options["seed"]).run(seconds / 10)
-        settled = state(process.pid, port)
-        record = Load(port, options["clients"], options["seed"] + 1).run(seconds * 9 / 10)
-        last = state(process.pid, port)
+        for number, share in enumerate(_PARTS):
+            load = Load(port, options["clients"], options["seed"] + number)
+            records.append(load.run(seconds * share))
+            states.append(state(process.pid, port))
+    counts = sum((record.counts for record in records), Counter[str]())
     return {
         "mode": ready["mode"],
         "slots": ready["slots"],
-        "counts": record.counts,
-        "problems": record.problems,
-        "answers_per_s": record.counts["answered"] / (seconds * 9 / 10),
-        "overtaken": record.overtaken(),
+        "counts": counts,
+        "problems": [problem for record in records for problem in record.problems],
+        "answers_per_s": counts["answered"] / seconds,
+        "overtaken": max(record.overtaken() for record in records),
         "sampled_peak": format_size(seen.peak),
         "samples": seen.samples,
         "over_budget": seen.peak > options["budget"],
         "oom_kills": group.oom_kills,
-        "settled": settled,
-        "last": last,
+        **{name: [state[name] for state in states] for name in states[0]},
         "alive": process.poll() is None,
     }
 
@@ -98,7 +102,7 @@ def main(model: str, memory: str, slots: int, ctx: int, **options: Any) -> None:
             preexec_fn=group.join,
         )
         try:
-            document = load(process, group, {**options, "budget": budget})
+            document = loaded(process, group, {**options, "budget": budget})
         finally:
             process.terminate()
             try:
