@@ -6,9 +6,9 @@ A fifth of the requests are given up on the way, a tenth make no sense. A gramma
 begin with the number of its request and end at a length, so that an answer of another request, a
 part of one, or more than one is seen. Memory is sampled from outside every 10 ms; anonymous bytes,
 descriptors and threads are looked at after the first tenth and after each third of the rest, with
-nobody asking and the weights given back. `overtaken` is by how many requests that were sent at least a
-quarter of a second later a stream was overtaken at most; with as many as there are slots it is
-first come, first served.
+nobody asking and the weights given back. `overtaken` is by how many requests that were sent at
+least a quarter of a second later a stream was overtaken at most; with as many as there are slots
+it is first come, first served.
 """
 
 from __future__ import annotations
