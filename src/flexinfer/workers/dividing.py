@@ -16,7 +16,7 @@ from flexinfer.workers.cards import CardWish, card_shares
 from flexinfer.workers.greeting import Worker, greet
 from flexinfer.workers.links import link_of, main_type
 
-# llama.cpp builds other graphs for these when not all layers are on one device.
+# llama.cpp joins operations of these only where their layer's device computes them joined.
 OTHER_BITS = ("deepseek4", "glm5-next", "qwen4exp")
 _OUTPUT = ("output", "cls")
 _EMBEDDING = "token_embd.weight"
@@ -83,8 +83,8 @@ def _other_bits(catalogue: Catalogue, split: Split) -> tuple[str, ...]:
     if catalogue.architecture not in OTHER_BITS or not split.away_bytes:
         return ()
     return (
-        f"llama.cpp computes {catalogue.architecture} otherwise when its layers are apart: the "
-        "answer has other bits than on one machine",
+        f"llama.cpp may compute {catalogue.architecture} otherwise when its layers are apart: the "
+        "answer may have other bits than on one machine",
     )
 
 
