@@ -15,7 +15,7 @@ from support.workers import worker
 from flexinfer.workers.dividing import OTHER_BITS
 
 # Those with an encoder stay on one machine.
-_NAMES = tuple(name for name in tiny.models() if not name.startswith("t5-"))
+_NAMES = tuple(name for name in tiny.models() if not name.startswith(("t5", "neo-bert")))
 
 
 @pytest.mark.parametrize("names", groups(_NAMES), ids=lambda names: names[0])
