@@ -38,7 +38,7 @@ def plain(served: Served) -> None:
     status, plan = served.get("/engine/plan")
     assert status == 200, plan
     if plan["server"]["answers"] == "vectors":
-        status, answer = served.post("/v1/embeddings", {"input": "ROMEO:"})
+        status, answer = served.post("/embedding", {"content": "ROMEO:"})
         assert status == 200, answer
         return
     answer = served.complete(**_ASKED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import struct
@@ -63,13 +64,13 @@ def impolite(port: int, sent: bytes, clients: int) -> Iterator[None]:
 
 @contextmanager
 def trickling(port: int, clients: int) -> Iterator[None]:
-    """So many clients that send a request one byte after the other, until the end."""
+    """So many clients that send a request byte by byte, and come to no end."""
     over = threading.Event()
     with ExitStack() as stack:
         sockets = [stack.enter_context(_connected(port)) for _ in range(clients)]
 
         def trickle() -> None:
-            for byte in _HEAD.encode():
+            for byte in itertools.chain(_HEAD.encode(), itertools.cycle(b"X: 1\r\n")):
                 for connection in sockets:
                     _send(connection, bytes((byte,)))
                 if over.wait(0.5):
