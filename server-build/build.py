@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -55,12 +56,13 @@ def build(folder: Path, package: Path) -> None:
         partial.replace(library)
 
 
+def _sources() -> str:
+    return str(runpy.run_path(str(HERE / "digest.py"))["sources_digest"](HERE))
+
+
 def _digest() -> str:
     """Names what a build depends on."""
-    found = hashlib.sha256()
-    for path in sorted(HERE.rglob("*")):
-        if path.is_file():
-            found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    found = hashlib.sha256(_sources().encode())
     for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS"):
         found.update(os.environ.get(name, "").encode() + b"\0")
     return found.hexdigest()[:16]
@@ -100,7 +102,8 @@ def _compile(source: Path, place: Path) -> None:
     jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(len(os.sched_getaffinity(0)))
     _run(
         ["cmake", "-S", str(HERE), "-B", str(work), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-         "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG", f"-DSRC={source}", f"-DSOURCE={pinned()}"],
+         "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG", f"-DSRC={source}", f"-DSOURCE={pinned()}",
+         f"-DDIGEST={_sources()}"],
         environment,
     )  # fmt: skip
     target = ["--target", "flexinfer-server", "flexinfer-rpc", "--parallel", jobs]

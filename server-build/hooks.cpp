@@ -1,12 +1,14 @@
 // What flexinfer adds to llama.cpp's server: routes, sentences, bounds, and an orderly end.
 #include "our-gate.h"
 #include "our-hooks.h"
+#include "our-pace.h"
 #include "our-program.h"
 #undef server_http_context
 #undef server_routes
 #undef server_context
 
 #include "build-info.h"
+#include "download.h"
 #include "server-common.h"
 #include "server-schema.h"
 
@@ -22,6 +24,8 @@
 
 int llama_server(int argc, char ** argv);
 void llama_server_terminate();
+// What our-http.h asks for.
+void flexinfer_received();
 
 // llama.cpp's own, under the name that CMakeLists.txt gives them.
 json llama_format_error_response(const std::string & message, const enum error_type type);
@@ -41,6 +45,8 @@ std::atomic<int64_t> requests{0};
 std::mutex failure_lock;
 std::string failure;
 
+const char * const NO_URL =
+    "images are read from no URL, neither another host's nor a file's; send data:image/png;base64, and the image";
 const char * const STOPPING = "the server is stopping; send the request again once it runs";
 // One probability of one token: its text, its bytes and its number, as kept and as JSON.
 constexpr int64_t PROBABILITY_BYTES = 512;
@@ -50,6 +56,8 @@ constexpr int64_t TEXT_COST = 100;
 constexpr int64_t COPY_COST = 6;
 constexpr int64_t VALUE_COST = 128;
 constexpr int64_t LARGE = 1 << 20;
+// Bodies beyond it are received a few at a time.
+constexpr int64_t LARGE_BODY = 2 << 20;
 
 struct reply {
     int status = 500;
@@ -85,8 +93,10 @@ std::shared_ptr<void> counted() {
     return {nullptr, [](void *) { requests--; }};
 }
 
-// Requests are read a few at a time, so that together they take no more than was planned.
-Gate gate;
+// Requests are read a few at a time, so that together they take no more than was planned; so are
+// large bodies received, each of which this thread holds until it is read.
+Gate gate, received;
+thread_local int64_t held = 0;
 
 int64_t cost_of(const server_http_req & req) {
     int64_t size = req.body.size(), values = 0;
@@ -118,6 +128,7 @@ handler_t gated(const handler_t & handler) {
         if (!gate.enter(cost, flexinfer_hooks.request_bytes, req.should_stop)) {
             return refused(STOPPING, ERROR_TYPE_UNAVAILABLE);
         }
+        flexinfer_received();
         const std::unique_ptr<const int64_t, void (*)(const int64_t *)> entered(
             &cost, [](const int64_t * cost) {
                 gate.leave(*cost);
@@ -212,9 +223,44 @@ bool flexinfer_http::start() {
     return started;
 }
 
-// llama.cpp has one text for whatever goes wrong in a pass.
+void flexinfer_received() {
+    if (held) {
+        received.leave(held);
+        held = 0;
+    }
+}
+
+httplib::Server::HandlerResponse flexinfer_receive(const httplib::Request & req, httplib::Response & res) {
+    flexinfer_received();
+    // Packed or in chunks, only its end tells its length.
+    const bool told = req.has_header("Content-Length") && !req.has_header("Content-Encoding");
+    const int64_t most = flexinfer_hooks.body_bytes;
+    const int64_t length = told ? std::min<uint64_t>(req.get_header_value_u64("Content-Length"), most) : most;
+    if (req.method == "GET" || length <= LARGE_BODY) {
+        return httplib::Server::HandlerResponse::Unhandled;
+    }
+    if (!received.enter(length, flexinfer_hooks.receive_bytes, [] { return stopping.load(); })) {
+        res.status = 503;
+        res.set_content(stopped(), "application/json; charset=utf-8");
+        return httplib::Server::HandlerResponse::Handled;
+    }
+    held = length;
+    // Its sender is not to blame for this wait.
+    flexinfer_pace::end_reading();
+    return httplib::Server::HandlerResponse::Unhandled;
+}
+
+// What it would fetch, nobody has counted.
+std::pair<long, std::vector<char>> flexinfer_remote_get_content(const std::string &, const common_remote_params &) {
+    throw std::invalid_argument(NO_URL);
+}
+
+// llama.cpp has one text for whatever goes wrong in a pass, and advises a flag that is not passed on.
 json format_error_response(const std::string & message, const enum error_type type) {
     const auto says = [&message](const char * text) { return message.find(text) != std::string::npos; };
+    if (says("file:// URLs are not allowed")) {
+        return llama_format_error_response(NO_URL, type);
+    }
     if (says("Compute error.") || says("failed to process speculative batch")) {
         std::lock_guard<std::mutex> lock(failure_lock);
         if (!failure.empty()) {

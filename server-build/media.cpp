@@ -1,6 +1,6 @@
 // Beside a projector bodies hold texts and images, and only what is done to them tells which: texts
 // are counted where they are tokenized, images before they are decoded. What holds such a share
-// waits for nobody, so shares always come free.
+// waits for nobody, so shares always come free. What cannot be counted beforehand is not decoded.
 #include "our-gate.h"
 #include "our-hooks.h"
 
@@ -9,6 +9,7 @@
 
 #include <malloc.h>
 
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -48,6 +49,13 @@ class Share {
     Share & operator=(const Share &) = delete;
 };
 
+// As libmtmd finds sound, which it looks for first: how long it is shows only when it is decoded.
+bool sounds(const unsigned char * data, size_t size) {
+    const auto says = [data](size_t at, const char * text) { return memcmp(data + at, text, strlen(text)) == 0; };
+    return size >= 12 && ((says(0, "RIFF") && says(8, "WAVE")) || says(0, "ID3") || says(0, "fLaC") ||
+                          (data[0] == 0xFF && (data[1] & 0xE0) == 0xE0));
+}
+
 bool counted() {
     return flexinfer_hooks.text_bytes > 0;
 }
@@ -77,8 +85,11 @@ mtmd_helper_bitmap_wrapper mtmd_helper_bitmap_init_from_buf(const mtmd_context *
                                                             size_t size, bool placeholder, mtmd_helper_init_opt options) {
     const auto call = reinterpret_cast<decltype(&mtmd_helper_bitmap_init_from_buf)>(flexinfer_hooks.decode_media);
     int width = 0, height = 0, channels = 0;
-    if (!stbi_info_from_memory(data, (int) size, &width, &height, &channels)) {
-        width = height = 0;  // no image: it is refused or takes what its bytes take
+    // Whatever else there is, libmtmd hands to another program.
+    if (sounds(data, size) || !stbi_info_from_memory(data, (int) size, &width, &height, &channels)) {
+        throw std::invalid_argument(
+            "only images are taken beside the text, and no WebP, sound or video, whose size in memory is not known "
+            "beforehand; send a PNG or JPEG");
     }
     const std::string what = "an image of " + std::to_string(width) + " x " + std::to_string(height) + " pixels";
     const Share share(pixels, PIXEL_COST * width * height, flexinfer_hooks.pixel_bytes, what);

@@ -24,6 +24,8 @@ struct flexinfer_hooks {
     /* Our routes, as "GET /engine/plan\nPOST /engine/memory". */
     const char * routes;
     int64_t body_bytes;
+    /* What large bodies may take together while they are received. */
+    int64_t receive_bytes;
     /* What requests may take together while they are read; beside a projector (else 0) texts while
      * they are tokenized and images while they are decoded. */
     int64_t request_bytes;

@@ -1,5 +1,6 @@
-// Included before llama.cpp's server-http.cpp: bounds its threads, connections that say nothing take
-// none, and a body that is too large is answered with a sentence.
+// Included before llama.cpp's server-http.cpp: bounds its threads and what large bodies take while
+// they are received, connections that say nothing take none, and a body that is too large is answered
+// with a sentence.
 #pragma once
 #include "our-hooks.h"
 #include "our-pace.h"
@@ -10,6 +11,9 @@ httplib::Server::Handler flexinfer_errors(httplib::Server::Handler handler);
 httplib::SocketOptions flexinfer_listening(httplib::SocketOptions options);
 // Seconds without a byte of a request that has begun.
 constexpr time_t FLEXINFER_READ_SECONDS = 10;
+// Before the body of a request is received, and once its thread holds none any more.
+httplib::Server::HandlerResponse flexinfer_receive(const httplib::Request & req, httplib::Response & res);
+void flexinfer_received();
 
 namespace httplib {
 struct BoundedPool {
@@ -19,6 +23,7 @@ struct BoundedPool {
         return pool.enqueue([work = std::move(work)] {
             flexinfer_pace::end_reading();
             work();
+            flexinfer_received();
         });
     }
     void shutdown() { pool.shutdown(); }
@@ -26,6 +31,7 @@ struct BoundedPool {
 }  // namespace httplib
 
 #define ThreadPool BoundedPool
-#define set_error_handler(...) set_error_handler(flexinfer_errors(__VA_ARGS__))
+#define set_error_handler(...) \
+    set_pre_request_handler(flexinfer_receive).set_error_handler(flexinfer_errors(__VA_ARGS__))
 #define set_socket_options(...) set_socket_options(flexinfer_listening(__VA_ARGS__))
 #define set_read_timeout(...) set_read_timeout(FLEXINFER_READ_SECONDS)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import socket
+import time
+import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,7 +25,7 @@ from flexinfer.bench.limits import LimitedGroup, Peak, limited
 from flexinfer.errors import UnsupportedError
 
 MIB = 1 << 20
-BUDGET = 760 * MIB
+BUDGET = 540 * MIB
 _WIDTH = 256  # of tiny-wide
 
 
@@ -104,5 +108,78 @@ def test_what_is_too_large_is_refused_for_what_it_is(
         assert words in answer["error"]["message"]
         assert "send less" in answer["error"]["message"]
     assert server.post("/v1/chat/completions", question(noise(56, 56)))[0] == 200
+    assert group[0].oom_kills == 0
+    assert group[1].peak <= BUDGET
+
+
+def _wav(seconds: int) -> bytes:
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setparams((1, 1, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(8000 * seconds))
+    return sound.getvalue()
+
+
+def _webp() -> bytes:
+    image = io.BytesIO()
+    Image.fromarray(noise(56, 56)).save(image, "WEBP")
+    return image.getvalue()
+
+
+def _asking(url: str) -> dict[str, Any]:
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What?"}]
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 2}
+
+
+def _inline(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def test_what_nobody_counts_is_not_taken(server: Served, tmp_path: Path) -> None:
+    """URLs, of which the server would fetch what is there; what unpacks to an unknown size."""
+    image = tmp_path / "image.png"
+    Image.fromarray(noise(56, 56)).save(image)
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.settimeout(0)
+        host = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/image.png"
+        for url, words in (
+            (host, "images are read from no URL"),
+            (host.replace("http", "https"), "images are read from no URL"),
+            (image.as_uri(), "images are read from no URL"),
+            (_inline(_wav(2)), "only images are taken"),
+            (_inline(b"ID3" + bytes(100)), "only images are taken"),
+            (_inline(_webp()), "only images are taken"),
+            (_inline(bytes(100)), "only images are taken"),
+        ):
+            status, answer = server.post("/v1/chat/completions", _asking(url))
+            assert status == 400, answer
+            assert words in answer["error"]["message"]
+            assert "send " in answer["error"]["message"]
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+    assert server.post("/v1/chat/completions", _asking(_inline(image.read_bytes())))[0] == 200
+
+
+def _slowly(server: Served, body: bytes) -> int:
+    """The status of a request whose last byte comes late."""
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body[:-1])
+        time.sleep(0.5)
+        client.sendall(body[-1:])
+        return int(client.makefile("rb").readline().split()[1])
+
+
+def test_large_bodies_are_received_a_few_at_a_time(
+    server: Served, group: tuple[LimitedGroup, Peak]
+) -> None:
+    body = json.dumps({"prompt": "a" * (15 * MIB)}).encode()
+    with ThreadPoolExecutor(18) as pool:
+        assert set(pool.map(lambda number: _slowly(server, body), range(18))) == {400}
+        # A client that leaves in the middle takes nobody's place.
+        for _ in range(6):
+            with socket.create_connection(("127.0.0.1", server.port)) as leaving:
+                leaving.sendall(b"POST /completion HTTP/1.1\r\nContent-Length: 15000000\r\n\r\n{")
+        assert _slowly(server, body) == 400
     assert group[0].oom_kills == 0
     assert group[1].peak <= BUDGET

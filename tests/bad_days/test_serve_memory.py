@@ -20,6 +20,7 @@ from flexinfer.synth.write import write_model
 
 MIB = 1 << 20
 CONTEXT = 512
+SHORT = 40
 # 130 MB in f16: most of each budget below is weights.
 SHAPE = Shape(16, 512, 2048, 8, 2, 4096, 64, context=2048)
 
@@ -58,20 +59,27 @@ def kept(served: Served, mebibytes: int) -> Iterator[None]:
     assert seen.peak <= mebibytes * MIB, f"{seen.peak / MIB:.1f} of {mebibytes} MiB"
 
 
-def wish(number: int) -> dict[str, Any]:
-    """A prompt that nearly fills its slot, unlike all others, and some probabilities."""
+def wish(number: int, length: int = CONTEXT - 20) -> dict[str, Any]:
+    """A prompt unlike all others, which nearly fills its slot or is short; some probabilities."""
     chosen = random.Random(number)
-    prompt = [chosen.randrange(5, 4000) for _ in range(CONTEXT - 20)]
+    prompt = [chosen.randrange(5, 4000) for _ in range(length)]
     return {"prompt": prompt, "n_predict": 8, "n_probs": 10 * (number % 2), "ignore_eos": True}
 
 
-def ask(served: Served, slots: int, first: int = 0) -> None:
-    """More requests than slots, all at once, and one whose client leaves."""
+def fill(served: Served, slots: int) -> None:
+    """Every slot filled, which it stays: then `ask` of it costs little."""
+    bodies = [wish(number) for number in range(slots)]
+    assert len({answer["id_slot"] for answer in served.complete_together(bodies)}) == slots
+
+
+def ask(served: Served, slots: int, first: int) -> None:
+    """More requests than slots, all at once, two of them long, and one whose client leaves."""
     with ThreadPoolExecutor(slots + 2) as pool:
         answers = [
-            pool.submit(served.complete, **wish(number))
-            for number in range(first, first + slots + 2)
+            pool.submit(served.complete, **wish(number, SHORT))
+            for number in range(first, first + slots)
         ]
+        answers += [pool.submit(served.complete, **wish(first + 90 + number)) for number in (1, 2)]
         with served.stream("/completion", wish(first + 99)) as leaving:
             next(events(leaving))
         for answer in answers:
@@ -90,23 +98,23 @@ def test_each_budget_is_kept_from_the_answer_on(
     model: Path, slots: int, budgets: tuple[int, ...]
 ) -> None:
     with in_group(model, budgets[0], slots) as served:
-        ask(served, slots)
+        fill(served, slots)
         for number, budget in enumerate(budgets[1:]):
             lower(served, budget)
             with kept(served, budget):
-                ask(served, slots, first=20 * number)
+                ask(served, slots, first=100 * (number + 1))
             assert served.stats["memory"]["budget"] == budget * MIB
         assert served.get("/engine/plan")[1]["streamed_bytes"] > 0
         status, answer = served.post("/engine/memory", {"memory": "40MiB"})
         assert status == 400
         assert "give a larger memory budget" in answer["error"]["message"]
         with kept(served, budgets[-1]):
-            ask(served, slots, first=90)
+            ask(served, slots, first=900)
 
 
 def test_a_budget_is_lowered_while_answers_are_under_way(model: Path) -> None:
     with in_group(model, 240, 4) as served, ThreadPoolExecutor(6) as pool:
-        ask(served, 4)
+        fill(served, 4)
         answers = [
             pool.submit(served.complete, **wish(number) | {"n_predict": 15}) for number in range(6)
         ]
@@ -127,13 +135,13 @@ def test_a_budget_is_lowered_while_the_weights_are_given_back(model: Path) -> No
         with kept(served, 150):
             answer = served.complete(prompt=[3, 9], n_predict=8, temperature=0)
             assert answer["content"] == expected
-            ask(served, 1)
+            ask(served, 1, first=100)
 
 
 def test_a_budget_beyond_the_group_is_held_below_it(model: Path) -> None:
     with in_group(model, 160, 2) as served:
-        ask(served, 2)
+        fill(served, 2)
         status, answer = served.post("/engine/memory", {"memory": "260MiB"})
         assert status == 200, answer
         assert answer["memory"] <= 160 * MIB
-        ask(served, 2, first=20)
+        ask(served, 2, first=100)

@@ -220,7 +220,7 @@ def _adapter() -> str:
     return str(write_adapter(Path(tempfile.mkdtemp()) / "adapter.gguf"))
 
 
-def write_adapter(path: Path, strength: float = 8.0) -> Path:
+def write_adapter(path: Path, strength: float = 8.0, rank: int = 4, seed: int = 1) -> Path:
     """Write a LoRA adapter for two matrices of a model of width 256."""
     import numpy as np
     from gguf import GGUFWriter
@@ -229,9 +229,9 @@ def write_adapter(path: Path, strength: float = 8.0) -> Path:
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", strength)
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(seed)
     for name in ("blk.0.attn_q.weight", "blk.2.attn_output.weight"):
-        for part, shape in (("lora_a", (4, 256)), ("lora_b", (256, 4))):
+        for part, shape in (("lora_a", (rank, 256)), ("lora_b", (256, rank))):
             writer.add_tensor(f"{name}.{part}", random.normal(size=shape).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

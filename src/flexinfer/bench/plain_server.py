@@ -19,6 +19,7 @@ from flexinfer.serve.library import ServerLibrary
 
 _UNBOUNDED = {
     "body_bytes": 100 << 20,
+    "receive_bytes": 1 << 40,
     "images": 0,
     "request_bytes": 1 << 40,
     "threads": 64,

@@ -10,7 +10,8 @@ import llama_cpp
 from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.private import at_close
 from flexinfer.errors import ModelFileError
-from flexinfer.gguf.catalogue import Catalogue, read_catalogue
+from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.gguf.check_adapter import check_adapter
 from flexinfer.memory.pointers import float_cell
 
 
@@ -24,39 +25,8 @@ def take_adapter(options: dict[str, Any], model: Catalogue) -> str | None:
     path = options.pop("lora_path", None)
     if not path:
         return None
-    _check(path, model)
+    check_adapter(path, model)
     return str(os.fspath(path))
-
-
-def _check(path: Any, model: Catalogue) -> None:
-    found = read_catalogue(path)
-    kind = found.metadata.get("general.type")
-    if kind != "adapter" or found.metadata.get("adapter.type") != "lora":
-        raise ModelFileError(
-            f"{path} is no LoRA adapter (general.type is {kind}); give another file"
-        )
-    if found.architecture != model.architecture:
-        raise ModelFileError(
-            f"{path} is an adapter of the architecture {found.architecture}, the model is "
-            f"{model.architecture}; give one that was made for this model"
-        )
-    for tensor in found.tensors:
-        name, _, part = tensor.name.rpartition(".")
-        base = model.get(name)
-        if part not in ("lora_a", "lora_b"):
-            continue
-        if base is None:
-            raise ModelFileError(
-                f"{path} changes {name}, which the model does not have; give an adapter that was "
-                "made for this model"
-            )
-        side = 0 if part == "lora_a" else 1
-        # The adapter of a table of embeddings is kept the other way round.
-        if base.shape[side] not in tensor.shape:
-            raise ModelFileError(
-                f"{path}: {tensor.name} has the shape {tensor.shape}, but {name} of the model has "
-                f"{base.shape}; give an adapter that was made for this model"
-            )
 
 
 def load_adapter(llm: llama_cpp.Llama, path: str | None, survive: Survive) -> None:

@@ -14,11 +14,9 @@ from typing import Any, Protocol
 import llama_cpp.llama_cpp as binding
 
 from flexinfer.errors import EngineError, UnsupportedError
-from flexinfer.native.built import open_built
+from flexinfer.native.built import open_built, sources
 
 LIBRARY = Path(__file__).with_name("libflexinfer-server.so")
-# In a checkout, and where a wheel puts it.
-_SOURCES = (Path(__file__).parents[3] / "server-build", Path(__file__).with_name("server-build"))
 
 # What a pass that could not be computed comes to, and is not tried again.
 FAILED = -3
@@ -48,6 +46,7 @@ class _Hooks(ctypes.Structure):
         ("answer", _Answer),
         ("routes", c_char_p),
         ("body_bytes", c_int64),
+        ("receive_bytes", c_int64),
         ("request_bytes", c_int64),
         ("text_bytes", c_int64),
         ("pixel_bytes", c_int64),
@@ -176,7 +175,7 @@ def build(folder: Path) -> None:
         UnsupportedError: the installation lacks what it is built from.
         EngineError: the build failed; says why.
     """
-    source = next((place for place in _SOURCES if (place / "build.py").is_file()), None)
+    source = sources()
     if source is None:
         raise UnsupportedError("this installation has no server-build; install flexinfer by pip")
     command = [sys.executable, str(source / "build.py"), str(folder), str(LIBRARY.parents[1])]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flexinfer.engine.elsewhere import Elsewhere
 from flexinfer.engine.options import Options
-from flexinfer.errors import BudgetError, ModelNotFoundError, UnsupportedError
+from flexinfer.errors import BudgetError, UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights
@@ -22,6 +21,7 @@ from flexinfer.rates.drives import drives_for
 from flexinfer.rates.rates import measure_rates, remembered_rows
 from flexinfer.rates.row_times import row_times
 from flexinfer.serve.models import ModelFile
+from flexinfer.serve.other_files import adapter_bytes, file_bytes
 from flexinfer.serve.reserve import Sizes, Wish
 from flexinfer.serve.settings import Settings
 from flexinfer.serve.sizing import (
@@ -80,8 +80,8 @@ def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
         drafts=settings.flags.drafts,
         checkpoints=settings.flags.checkpoints,
         embeddings=settings.embeddings,
-        lora=_bytes(settings.lora),
-        projector=_bytes(() if settings.mmproj is None else (settings.mmproj,)),
+        lora=adapter_bytes(settings.lora, catalogue),
+        projector=file_bytes(() if settings.mmproj is None else (settings.mmproj,)),
         draft=share,
     )
     sizes = decide(wish, catalogue, forecast)
@@ -142,16 +142,6 @@ def _check_model(catalogue: Catalogue) -> None:
         )
 
 
-def _bytes(paths: Iterable[str]) -> int:
-    total = 0
-    for path in paths:
-        try:
-            total += os.path.getsize(path)
-        except OSError as error:
-            raise ModelNotFoundError(f"{path}: {error.strerror}; give another file") from error
-    return total
-
-
 def _forecast(catalogue: Catalogue, settings: Settings, budget: int) -> Forecast:
     weights = estimate_weights(catalogue, settings.threads)
     kind = settings.kv[1]
@@ -210,6 +200,11 @@ def _file(
     return ModelFile(catalogue, options, settings.threads, sizes.least_ubatch, mirrors)
 
 
+def _quoted(path: str) -> str:
+    """One field of a row of CSV."""
+    return '"' + path.replace('"', '""') + '"'
+
+
 def _arguments(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> list[str]:
     """llama-server's; what is forced stands last, so that nothing before it prevails."""
     kv = settings.kv[0]
@@ -218,7 +213,7 @@ def _arguments(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> list[s
     if settings.api_key is not None:
         given += ["--api-key", settings.api_key]
     if settings.lora:
-        given += ["--lora", ",".join(settings.lora)]
+        given += ["--lora", ",".join(map(_quoted, settings.lora))]
     if settings.mmproj is not None:
         given += ["--mmproj", settings.mmproj, "--no-mmproj-offload"]
     if settings.embeddings:

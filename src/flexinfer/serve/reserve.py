@@ -34,8 +34,11 @@ _TEXT = 64 << 10
 _TEXT_TOKEN_BYTES = 8
 # Beside slots and what waits for them, clients may hold so many connections.
 _CONNECTIONS = 16
-# So many send a large body at the same moment.
+# So many send a body at the same moment; of larger ones than this, so many: `hooks.cpp` has the
+# same bound.
 _SENDING = 24
+_LARGE_BODY = 2 * MIB
+_LARGE_BODIES = 4
 # Working memory of a projector beside its weights.
 _PROJECTOR = 64 * MIB
 
@@ -63,6 +66,7 @@ class Sizes:
     Attributes:
         ctx: tokens a slot.
         body, requests: of one request as sent, of those that are read at a time.
+        receiving: of large bodies while they are received.
         texts, pixels: beside a projector, of texts tokenized and images decoded at a time; else 0.
         cache_mib: of prompts that no slot holds any more.
         checkpoints: for each slot.
@@ -78,6 +82,7 @@ class Sizes:
     cache_mib: int
     checkpoints: int
     body: int
+    receiving: int
     requests: int
     texts: int
     pixels: int
@@ -109,7 +114,8 @@ def bounded(wish: Wish, catalogue: Catalogue, ctx: int, least: int, said: tuple[
         texts, requests = requests, _IMAGE_COPIES * body
         pixels = max(_PIXELS, wish.budget // _PIXEL_SHARE)
     threads = 2 * wish.slots + _CONNECTIONS
-    sending = min(threads, _SENDING) * body
+    receiving = _LARGE_BODIES * body if body > _LARGE_BODY else 0
+    sending = min(threads, _SENDING) * min(body, _LARGE_BODY) + receiving
     slots = wish.slots * (_CANDIDATE_BYTES + 4 * wish.drafts) * vocabulary + _PROBABILITY_BYTES
     reserve = _SERVER + requests + texts + pixels + sending + slots + _other_files(wish)
     return Sizes(
@@ -120,6 +126,7 @@ def bounded(wish: Wish, catalogue: Catalogue, ctx: int, least: int, said: tuple[
         cache_mib=0,
         checkpoints=0,
         body=body,
+        receiving=receiving,
         requests=requests,
         texts=texts,
         pixels=pixels,

@@ -102,6 +102,7 @@ class Server:
         sizes = self._planned.sizes
         limits = {
             "body_bytes": sizes.body,
+            "receive_bytes": sizes.receiving,
             "request_bytes": sizes.requests,
             "text_bytes": sizes.texts,
             "pixel_bytes": sizes.pixels,

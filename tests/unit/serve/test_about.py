@@ -12,7 +12,7 @@ from flexinfer.serve.arguments import read_extra
 from flexinfer.serve.reserve import Sizes
 from flexinfer.serve.settings import Settings
 
-SIZES = Sizes(2, 512, 64, 32, 0, 0, 1, 1, 0, 0, 1, 1, 1, said=("no prompt cache",))
+SIZES = Sizes(2, 512, 64, 32, 0, 0, 1, 0, 1, 0, 0, 1, 1, 1, said=("no prompt cache",))
 
 
 def told(metadata: dict[str, Any], *flags: str, **settings: Any) -> dict[str, Any]:
