@@ -80,7 +80,7 @@ def test_flags_that_are_not_passed_on_are_named(flags: tuple[str, ...], word: st
     [
         (("--lora", "nowhere.gguf"), ("nowhere.gguf", "No such file")),
         (("--mmproj", "nowhere.gguf"), ("nowhere.gguf", "No such file")),
-        (("--ubatch", 8, "--slots", 16), ("--ubatch 8", "16 slots")),
+        (("--ubatch", 8, "--slots", 16), ("--ubatch 8", "--slots 16")),
         (("--weight-memory", "1KiB"), ("too small",)),
     ],
 )
