@@ -7,7 +7,9 @@ of its own, the model's file not in the page cache, the same prompt, memory and 
 answer is one token, at the client: from the start of the command until `run` has written it and
 until the server's answer is there. The rate is that of the tokens after it. Figures are medians of
 the rounds: seconds that `serve` takes beyond the mean of its two neighbours, and its rate over
-theirs. `--phases` says when the server wrote each line of its log.
+theirs; beside it what each reaches of the bound of its own plan, since `serve` keeps memory for
+requests, caches and larger batches that `run` gives to weights. `--phases` says when the server
+wrote each line of its log.
 """
 
 from __future__ import annotations
@@ -117,7 +119,7 @@ def main(model: str, memory: str, ctx: int, tokens: int, rounds: int, phases: bo
     click.echo(f"{model} in {memory}, {ctx} tokens of context, file not cached")
     run(model, sizes, 2)  # drive and processor are measured once
     click.echo(
-        "| bound of the plan, tokens/s | run of it | serve of run | first answer: run | serve |"
+        "| run: bound, of it | serve: bound, of it | serve of run | first answer: run | serve |"
     )
     click.echo("|---|---|---|---|---|")
     late, ratios = [], []
@@ -135,7 +137,8 @@ def main(model: str, memory: str, ctx: int, tokens: int, rounds: int, phases: bo
         late.append(served.first - first)
         ratios.append(served.rate / rate)
         click.echo(
-            f"| {before.bound:.3g} | {rate / before.bound:.3f} | {ratios[-1]:.3f} "
+            f"| {before.bound:.3g}, {rate / before.bound:.3f} "
+            f"| {served.bound:.3g}, {served.rate / served.bound:.3f} | {ratios[-1]:.3f} "
             f"| {first:.2f} s | {served.first:.2f} s |"
         )
     click.echo(f"rate: {_spread(ratios)} of run's, asked {_LEAST_RATE}")
