@@ -82,7 +82,9 @@ def first_paints(browser: Browser, address: str, times: int) -> list[float]:
         context = browser.new_context()
         page = context.new_page()
         page.goto(address)
-        page.wait_for_function(f"{_FIRST_PAINT}.length")
+        # The page's policy does not let Playwright wait for an expression.
+        while not page.evaluate(f"{_FIRST_PAINT}.length"):
+            page.wait_for_timeout(20)
         found.append(float(page.evaluate(f"{_FIRST_PAINT}[0].startTime")))
         context.close()
     return found
