@@ -30,6 +30,8 @@ class Closing(Budgeted):
     _drives: CopyRates
     _threads: int
     _kernels: Kernels
+    # Whether a native call that did not come back in time reads the model.
+    _late = False
 
     def close(self) -> None:
         """Free context, model, weights, threads and files; may be called again.
@@ -65,6 +67,9 @@ class Closing(Budgeted):
             )
             if self._elsewhere is not None:
                 learn(self.catalogue, self._elsewhere.split, self._engine.observed.away_s)
+        if self._late:
+            abandon(self, context=False)
+            self._late = False
         super().close()
         self._engine = None
         if self._projector:
@@ -76,6 +81,9 @@ class Closing(Budgeted):
         beside, self._beside = self._beside, None
         if beside is not None:
             beside.close()
+
+    def _note_late(self) -> None:
+        self._late = True
 
     def _mend(self) -> None:
         """Open the model anew without the workers that were lost; what was computed is gone."""

@@ -198,9 +198,9 @@ class Llama(Closing):
         begin(self)
         end_as_process_one()
         listen()
-        self._survive = device().survive
         # Weak: a model that nobody refers to is freed at once.
         me = weakref.proxy(self)
+        self._survive = partial(device().survive, late=lambda: me._note_late())
         return Turns(
             lambda: put_aside(me, me._ledger),
             lambda aside: aside.give_back(me),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.command import assert_one_sentence, flexinfer
+from support.long_words import model_of_words
 from support.served import Served, serving
 
 MODEL = Path(str(files("flexinfer") / "data" / "shakespeare.gguf"))
@@ -225,3 +226,17 @@ def test_a_body_that_is_no_json_is_refused(answers: Served) -> None:
 @pytest.mark.parametrize("wish", [{}, [], "1GiB", {"memory": "lots"}, {"memory": True}])
 def test_a_budget_that_is_none_is_refused(answers: Served, wish: Any) -> None:
     refused(answers, "/engine/memory", wish, "")
+
+
+def test_a_word_that_no_stack_holds(tmp_path: Path) -> None:
+    """llama.cpp's regular expressions would end the process with 26,000 characters of one."""
+    model = model_of_words(tmp_path, pre=("STRING", "tekken"))
+    with serving(model, *SIZES) as server:
+        status, answer = server.post("/tokenize", {"content": "a" * 34_000})
+        assert (status, len(answer["tokens"])) == (200, 17_000)
+        for path, key in (("/tokenize", "content"), ("/completion", "prompt")):
+            status, answer = server.post(path, {key: "a" * 50_000})
+            assert 400 <= status <= 500
+            assert "too large" in answer["error"]["message"]
+        status, answer = server.post("/completion", {"prompt": "a word", "n_predict": 2})
+        assert status == 200

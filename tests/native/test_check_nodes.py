@@ -51,3 +51,15 @@ def test_impossible_rotations(dimensions: int, tmp_path: Path) -> None:
     path = tiny.write_model(model, tmp_path / "model.gguf")
     with pytest.raises(ModelFileError, match=r"dimensions of 128 are to be rotated"):
         open_tiny(path)
+
+
+@pytest.mark.parametrize("sections", [[0, 0, 0, 0], [0, 0, 0, 5], [1, -1, 0, 0], [200, 0, 0, 0]])
+def test_impossible_sections(sections: list[int], tmp_path: Path) -> None:
+    """ggml would abort in the first pass, or divide by the sum."""
+    from support.decoding_bits import open_tiny
+
+    model = copy.deepcopy(tiny.models()["paddleocr-moe"])
+    model["metadata"]["*.rope.dimension_sections"] = ("[INT32", sections)
+    path = tiny.write_model(model, tmp_path / "model.gguf")
+    with pytest.raises(ModelFileError, match=rf"{path}: .*sections of \[{sections[0]}, "):
+        open_tiny(path)

@@ -25,6 +25,7 @@ from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.handler_templates import template_of_stranger
 from flexinfer.binding.sampling import Chain, chain
 from flexinfer.binding.saving import Saving
+from flexinfer.binding.text_limits import expressions, seconds_for, stack_for
 from flexinfer.errors import RequestError
 
 Own = TypeVar("Own", bound="Calls")
@@ -129,7 +130,7 @@ class Calls(Saving):
         """As the parent's.
 
         Raises:
-            RequestError: the model's vocabulary cannot do it.
+            RequestError: the model's vocabulary cannot do it, or not in time.
         """
         if not isinstance(text, bytes):
             raise RequestError(f"tokenize takes bytes, not {type(text).__name__}; encode the text")
@@ -140,6 +141,8 @@ class Calls(Saving):
                 f"llama.cpp cannot make tokens of this text, {condition}; give another text or "
                 "convert the model again"
             ),
+            seconds=seconds_for(text),
+            stack=stack_for(text, self._expressions()),
         )
         return [int(token) for token in found]
 
@@ -157,6 +160,9 @@ class Calls(Saving):
         check_tokens(tokens, self.n_vocab())
         self._check_vocabulary()
         return bytes(super().detokenize(tokens, prev_tokens, special))
+
+    def _expressions(self) -> str:
+        return expressions(llama_cpp.llama_vocab_type(private.vocabulary(self)), self.metadata)
 
     def _check_vocabulary(self) -> None:
         if not private.has_vocabulary(self):

@@ -23,7 +23,8 @@ SECONDS = 10.0
 class Survive(Protocol):
     """Makes a native call that may abort or take longer than `seconds`.
 
-    `blame` makes the error of the reason.
+    `blame` makes the error of the reason; `stack` is what the call needs, in bytes, 0 for as much
+    as any. A call that is late goes on, which `late` is told: what it reads is never freed.
     """
 
     def __call__(
@@ -32,6 +33,8 @@ class Survive(Protocol):
         blame: Callable[[str], Exception],
         *,
         seconds: float | None = None,
+        late: Callable[[], object] = ...,
+        stack: int = 0,
     ) -> T: ...
 
 

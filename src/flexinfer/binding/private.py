@@ -230,13 +230,13 @@ class Sampling:
         llm._sampler, llm._requires_eval = self.kept
 
 
-def abandon(llm: llama_cpp.Llama) -> None:
-    """Have nothing of the model freed, now or when the object goes."""
-    for owner in (llm, *(vars(llm).get(name) for name in ("_ctx", "_model", "_batch"))):
+def abandon(llm: llama_cpp.Llama, *, context: bool = True) -> None:
+    """Have nothing freed, now or when the object goes: model and context, or the model alone."""
+    owners = (llm, *(vars(llm).get(name) for name in ("_ctx", "_model", "_batch")))
+    for owner in owners if context else owners[2:3]:
         for name in ("_stack", "_exit_stack"):
-            stack = vars(owner).get(name) if owner is not None else None
-            if stack is not None:
-                stack.pop_all()
+            if owner is not None and name in vars(owner):
+                vars(owner)[name].pop_all()
     llm._sampler = None
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.log import listen
+from flexinfer.binding.metadata import read_metadata
 from flexinfer.binding.private import load_vocabulary, special_text
+from flexinfer.binding.text_limits import expressions, seconds_for, stack_for
 from flexinfer.errors import ModelFileError
 from flexinfer.memory.heap import trim_heap
 
@@ -47,6 +50,9 @@ def tokenize(path: str, write: Write, *, verbose: bool, survive: Survive) -> lis
         RequestError: the chat template that `write` asks refuses the messages.
     """
     model = read_vocabulary(path, verbose=verbose, survive=survive)
+    # Whoever is late reads it: it is not freed then.
+    free = ExitStack()
+    free.callback(model.close)
     try:
         if not model.vocab_type():
             raise ModelFileError(
@@ -56,14 +62,19 @@ def tokenize(path: str, write: Write, *, verbose: bool, survive: Survive) -> lis
         text, start = write(
             special_text(model, model.token_bos()), special_text(model, model.token_eos())
         )
+        given = text.encode()
         found = survive(
-            lambda: model.tokenize(text.encode(), start, True),
+            lambda: model.tokenize(given, start, True),
             lambda why: ModelFileError(
-                f"{path}: llama.cpp cannot make tokens of this text, {why}; convert the model again"
+                f"{path}: llama.cpp cannot make tokens of this text, {why}; give another text or "
+                "convert the model again"
             ),
+            seconds=seconds_for(given),
+            late=free.pop_all,
+            stack=stack_for(given, expressions(model.vocab_type(), read_metadata(model))),
         )
         return [int(token) for token in found]
     finally:
-        model.close()
+        free.close()
         # The vocabulary took megabytes, which the budget would otherwise have to bear for good.
         trim_heap()

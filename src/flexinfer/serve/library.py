@@ -15,6 +15,7 @@ import llama_cpp.llama_cpp as binding
 
 from flexinfer.errors import EngineError, UnsupportedError
 from flexinfer.native.built import open_built, sources
+from flexinfer.serve.texts import REFUSED, Texts, Tokenize
 
 LIBRARY = Path(__file__).with_name("libflexinfer-server.so")
 
@@ -38,7 +39,7 @@ class _Hooks(ctypes.Structure):
         ("create", _Create),
         ("free_model", _Free),
         ("process", _Process),
-        ("tokenize", c_void_p),
+        ("tokenize", Tokenize),
         ("tokenize_media", c_void_p),
         ("decode_media", c_void_p),
         ("failed", _Failed),
@@ -114,18 +115,26 @@ class ServerLibrary:
     def connect(self, host: Host, routes: Sequence[str], limits: dict[str, int]) -> None:
         """Have the server ask `host`; `limits` are the integers among the hooks."""
         hooks = _Hooks.in_dll(self._native, "flexinfer_hooks")
+        texts = Texts()
+
+        def load(path: bytes, params: Any) -> int | None:
+            model = host.load(os.fsdecode(path), params)
+            if model:
+                texts.note(model)
+            return model
+
         calls = {
-            "load": _Load(_guarded(lambda path, params: host.load(os.fsdecode(path), params))),
+            "load": _Load(_guarded(load)),
             "create": _Create(_guarded(host.create)),
             "free_model": _Free(_guarded(host.free)),
             "process": _Process(_guarded(host.process, FAILED)),
+            "tokenize": Tokenize(_guarded(texts.tokenize, REFUSED)),
             "failed": _Failed(_guarded(lambda status: self._fail(host.failed(status)))),
             "ready": _Ready(_guarded(lambda port: 0 if host.ready(port) else 1, 1)),
             "answer": _Answer(_guarded(lambda *asked: self._answer(host, *asked))),
         }
         for name, call in calls.items():
             setattr(hooks, name, call)
-        hooks.tokenize = _address(binding.llama_tokenize)
         hooks.tokenize_media = _address(self._media.mtmd_tokenize)
         hooks.decode_media = _address(self._media.mtmd_helper_bitmap_init_from_buf)
         hooks.routes = "\n".join(routes).encode()

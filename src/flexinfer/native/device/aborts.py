@@ -26,6 +26,8 @@ from flexinfer.native.device.uncaught import Uncaught
 from flexinfer.native.library import Library
 
 T = TypeVar("T")
+# Python keeps one size of stacks for the process.
+_stack_lock = threading.Lock()
 
 # Where llama.cpp was compiled, the file in it, and what did not hold.
 _MESSAGE = re.compile(r"(?:.*/)?llama\.cpp/(?P<place>\S+?:\d+): (?P<what>.*)", re.DOTALL)
@@ -72,6 +74,8 @@ class Aborts:
         blame: Callable[[str], Exception],
         undo: Callable[[T], object] = lambda result: None,
         seconds: float | None = None,
+        late: Callable[[], object] = lambda: None,
+        stack: int = 0,
     ) -> T:
         """The result of `call`, which runs in another thread.
 
@@ -80,16 +84,19 @@ class Aborts:
         Args:
             blame: makes the error of what did not hold, where ggml would have ended the process,
                 or of a call that takes longer than `seconds`: it goes on where nobody waits for it.
+            late: is told of such a call, which reads what it was given for as long as it likes.
+            stack: bytes of the thread's stack, 0 for as many as threads have.
         """
         made: _Call[T] = _Call(call)
         thread = threading.Thread(
             target=self._run, args=(made,), name="flexinfer-open", daemon=True
         )
         with hold_interrupts() as held:
-            start_thread(thread)
-            late = not _over_within(made.over, seconds)
-        if late:
+            _start(thread, stack)
+            in_time = _over_within(made.over, seconds)
+        if not in_time:
             _give_way(thread)
+            late()
             raise blame(f"it takes longer than {seconds:.0f} s")
         if made.aborted is not None:
             raise blame(_condition(made.aborted))
@@ -121,6 +128,17 @@ class Aborts:
         call.aborted = text
         call.over.set()
         threading.Event().wait()
+
+
+def _start(thread: threading.Thread, stack: int) -> None:
+    """Start `thread` with a stack of its own size; others that start meanwhile get it too."""
+    with _stack_lock:
+        before = threading.stack_size(stack) if stack else 0
+        try:
+            start_thread(thread)
+        finally:
+            if stack:
+                threading.stack_size(before)
 
 
 def _over_within(over: threading.Event, seconds: float | None) -> bool:

@@ -104,8 +104,10 @@ class Device:
         blame: Callable[[str], Exception],
         undo: Callable[[T], object] = lambda result: None,
         seconds: float | None = None,
+        late: Callable[[], object] = lambda: None,
+        stack: int = 0,
     ) -> T:
-        """The result of a call into llama.cpp that computes nothing; survives ggml's abort.
+        """The result of a call into llama.cpp that computes nothing: see `Aborts.survive`.
 
         Raises:
             Exception: what `blame` makes of the condition for which ggml would have ended the
@@ -119,7 +121,8 @@ class Device:
                 raise failure
             return result
 
-        return self._aborts.survive(self._scopes.taken_along(checked), blame, undo, seconds)
+        inside = self._scopes.taken_along(checked)
+        return self._aborts.survive(inside, blame, undo, seconds, late, stack)
 
     @property
     def forked(self) -> bool:

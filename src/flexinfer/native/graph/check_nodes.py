@@ -19,6 +19,9 @@ _F32, _F16, _I16, _I32, _BF16 = 0, 1, 25, 26, 30
 _NOT_MULTIPLIED = frozenset({9, 15, 24, 25, 26, 27, 28})
 _NOT_LOOKED_UP = _NOT_MULTIPLIED - {9, 26}
 
+# Of rotations whose dimensions follow several positions: GGML_ROPE_TYPE_MROPE of ``ggml.h``.
+_IN_SECTIONS = 8
+
 
 @lru_cache(maxsize=1)
 def _binary() -> frozenset[int]:
@@ -87,9 +90,16 @@ def _origin(source: int, weights: Mapping[int, WeightTensor]) -> str:
 
 def _check_rotation(node: Node, path: str) -> None:
     """ggml never ends rotating 0 dimensions; other impossible numbers end the process."""
-    rotated = Tensor.from_address(node.address).op_params[1]
-    if rotated < 2 or rotated % 2 or rotated > node.ne[0]:
+    parameters = Tensor.from_address(node.address).op_params
+    (rotated, mode), (*sections, offset) = parameters[1:3], parameters[11:16]
+    if rotated < 2 or rotated % 2 or offset % 2 or offset + rotated > node.ne[0]:
         raise ModelFileError(
             f"{path}: {rotated} dimensions of {node.ne[0]} are to be rotated (rope.dimension_count "
             "in the metadata), not an even number of them; fetch or convert the model again"
+        )
+    if mode & _IN_SECTIONS and not (max(sections[:3]) > 0 and 0 < sum(sections) <= node.ne[0]):
+        raise ModelFileError(
+            f"{path}: {node.ne[0]} dimensions are to be rotated in sections of {sections} "
+            "(rope.dimension_sections in the metadata), whose sum must be from 1 to as many; fetch "
+            "or convert the model again"
         )

@@ -1,0 +1,51 @@
+"""Texts of requests become tokens: those whose longest word no stack holds are refused."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import CFUNCTYPE, c_bool, c_int32, c_void_p
+
+import llama_cpp.llama_cpp as binding
+
+from flexinfer.binding.text_limits import SAFE, expressions, stack_for
+from flexinfer.errors import RequestError
+from flexinfer.native.device.device import device
+
+# ``llama_tokenize``, with addresses instead of arrays.
+Tokenize = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_int32, c_void_p, c_int32, c_bool, c_bool)
+# Of which llama.cpp makes an error of the request: it means more tokens than can be counted.
+REFUSED = -(2**31)
+_NAME_BYTES = 64
+
+
+class Texts:
+    """`llama_tokenize` for the threads of a server."""
+
+    def __init__(self) -> None:
+        self._native = Tokenize(ctypes.cast(binding.llama_tokenize, c_void_p).value or 0)
+        # The name of the regular expressions, by the address of the vocabulary.
+        self._names: dict[int, str] = {}
+
+    def note(self, model: int) -> None:
+        """A model was loaded, whose vocabulary will be used."""
+        vocabulary = int(binding.llama_model_get_vocab(model) or 0)
+        cell = ctypes.create_string_buffer(_NAME_BYTES)
+        found = binding.llama_model_meta_val_str(model, b"tokenizer.ggml.pre", cell, len(cell))
+        metadata = {"tokenizer.ggml.pre": cell.value.decode("utf-8", "replace")}
+        self._names[vocabulary] = expressions(
+            binding.llama_vocab_type(vocabulary), metadata if found >= 0 else {}
+        )
+
+    def tokenize(self, vocabulary: int, text: int, length: int, *rest: int) -> int:
+        """As ``llama_tokenize``; `REFUSED` for a text that would end the process."""
+        if length <= SAFE:
+            return int(self._native(vocabulary, text, length, *rest))
+        try:
+            stack = stack_for(ctypes.string_at(text, length), self._names.get(vocabulary, ""))
+            return device().survive(
+                lambda: int(self._native(vocabulary, text, length, *rest)),
+                RequestError,
+                stack=stack,
+            )
+        except RequestError:
+            return REFUSED
