@@ -211,3 +211,26 @@ def _look(room: int) -> object:
     from flexinfer.machine.auto_budget import Look
 
     return Look(room, 0.0)
+
+
+def test_what_was_read_is_never_counted_twice_while_the_plan_changes(llm: Llama) -> None:
+    engine, seen = llm._running(), [0]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            seen.append(llm.read_bytes)
+
+    llm.reset()
+    llm.eval([3, 17])
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(50):
+            engine.release()
+        llm.eval([101])
+    finally:
+        over.set()
+        looking.join()
+    assert seen == sorted(seen)
+    assert seen[-1] > 0

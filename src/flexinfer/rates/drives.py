@@ -16,8 +16,9 @@ from flexinfer.rates.drive import ASSUMED_RATE, DriveRate, drive_rate, remember_
 from flexinfer.reading.drive import DEFAULT_PIECE, DEFAULT_THREADS
 from flexinfer.reading.reader import DriveUse
 
-# What a drive beside the first takes: the stacks of its threads, and a place for small reads.
-_THREAD_BYTES = 64 << 10
+# What a drive beside the first takes: the stacks of its threads, of which there are twice as many
+# where they also pack, and a place for small reads.
+_THREAD_BYTES = 2 * 64 << 10
 _BOUNCE_BYTES = 256 << 10
 
 

@@ -51,7 +51,7 @@ class Residency:
         self._held = tuple(held)
         self._reader = reader
         self._rows = RowStores(reader, waiting)
-        self._earlier = Counters()
+        self._counters = Counters()
         self._known_experts = Experts()
         self._experts: ExpertStore | None = None
         self._missing: list[Part] = []
@@ -68,12 +68,9 @@ class Residency:
     @property
     def traffic(self) -> Traffic:
         """What passes read and waited for, up to date during a pass."""
-        now, earlier = self._stream.counters, self._earlier
-        return Traffic(
-            earlier.read_bytes + self._rows.read_bytes + now.read_bytes,
-            earlier.wait_s + now.wait_s,
-            self._reader.busy_s,
-        )
+        counted = self._counters
+        read_bytes = counted.read_bytes + self._rows.read_bytes
+        return Traffic(read_bytes, counted.wait_s, self._reader.busy_s)
 
     @property
     def settled(self) -> bool:
@@ -188,7 +185,6 @@ class Residency:
         Weights that it wants are read when a pass next uses them.
         """
         self._stream.close()
-        self._earlier.add(self._stream.counters)
         before, self.plan = self.plan, plan
         if self._experts is None or not plan.expert_window:
             self._hold_experts(plan)
@@ -208,7 +204,12 @@ class Residency:
 
     def _new_stream(self, plan: Plan) -> Stream:
         return Stream(
-            self._reader, self._locked, plan.window, lookahead=plan.lookahead, waiting=self.waiting
+            self._reader,
+            self._locked,
+            plan.window,
+            lookahead=plan.lookahead,
+            waiting=self.waiting,
+            counters=self._counters,
         )
 
     def _hold_experts(self, plan: Plan) -> None:
@@ -221,7 +222,7 @@ class Residency:
                 expert_groups(self._held),
                 plan.slots,
                 plan.expert_window,
-                MatrixReads(self._reader, self._earlier, self.waiting),
+                MatrixReads(self._reader, self._counters, self.waiting),
                 self._known_experts,
             )
 

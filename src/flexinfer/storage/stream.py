@@ -45,8 +45,9 @@ class Stream:
         *,
         lookahead: bool,
         waiting: Waiting,
+        counters: Counters | None = None,
     ) -> None:
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self._reader = reader
         self._locked = locked
         self._window = Window(window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from flexinfer.gguf.types import QUANT_TYPES
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.weights import Use, Weight
 from flexinfer.rates.by_type import packing_rate, type_rates, work_by_type
+from flexinfer.rates.drive import DriveRate
+from flexinfer.rates.drives import Copy, CopyRates
 from flexinfer.rates.kernels import faster, kernels_for
+from flexinfer.rates.rates import open_model
 from flexinfer.rates.type_rates import Product, TypeRates
 
 KINDS = {kind.name: kind for kind in QUANT_TYPES.values()}
@@ -103,6 +107,15 @@ def large(tmp_path: Path) -> Catalogue:
         file.write(content)
         file.truncate(len(content) + 8192 * 32768 // 32 * 18)
     return read_catalogue(path)
+
+
+@pytest.mark.parametrize(("kernels", "threads"), [(Kernels.PLAIN, 4), (Kernels.PACKED, 8)])
+def test_threads_that_also_pack_are_twice_as_many(
+    large: Catalogue, kernels: Kernels, threads: int
+) -> None:
+    drives = CopyRates((Copy(large.paths, DriveRate(1e9, 4, 4 << 20, "measured")),))
+    with closing(open_model(large, drives, kernels, resident=False)) as reader:
+        assert f"{threads} x {(16 << 20) // threads} bytes" in repr(reader)
 
 
 def test_the_choice_is_the_files_and_the_processors(
