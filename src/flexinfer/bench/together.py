@@ -33,7 +33,7 @@ from flexinfer.bench.streams import (
 )
 from flexinfer.bench.turns import Worker
 from flexinfer.errors import EngineError
-from flexinfer.gguf.estimate import KV_TYPES
+from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 
 _FLEXINFER = (sys.executable, "-m", "flexinfer")
 _PLAIN = (sys.executable, "-m", "flexinfer.bench.plain_server")
@@ -70,7 +70,8 @@ class Setup:
     def plain(self, kv: str) -> Worker:
         """llama.cpp with all weights in memory, for C of any number of rows."""
         threads = {"n_threads": self.cores, "n_threads_batch": self.cores}
-        kinds = {"type_k": KV_TYPES[kv], "type_v": KV_TYPES[kv]}
+        kinds: dict[str, int] = {"type_k": KV_TYPES[kv], "type_v": KV_TYPES[kv]}
+        kinds["flash_attn"] = needs_flash_attention(kv)
         sizes = {"n_ctx": self.ctx, "n_batch": 32, "n_ubatch": 32}
         return Worker("plain", self.model, {**threads, **kinds, **sizes, **self.sides.beside})
 
