@@ -28,7 +28,7 @@ _SAYS = sorted(set(_WORDS) - {"bench", "chat"})
 
 def test_each_command_is_here() -> None:
     assert isinstance(main._group, click.Group)
-    # These need a library that is built apart.
+    # These need a library that is built apart: `test_serving_streams`.
     assert {*_WORDS, "serve", "batch", "worker"} == {
         *main._group.list_commands(click.Context(main._group))
     }
