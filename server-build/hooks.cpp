@@ -1,4 +1,5 @@
 // What flexinfer adds to llama.cpp's server: routes, sentences, bounds, and an orderly end.
+#include "our-drafts.h"
 #include "our-gate.h"
 #include "our-hooks.h"
 #include "our-pace.h"
@@ -87,11 +88,19 @@ handler_t ours(const std::string & method, const std::string & path) {
     };
 }
 
-// Counts a request as long as it lives.
-std::shared_ptr<void> counted() {
-    requests++;
-    return {nullptr, [](void *) { requests--; }};
-}
+// What a request counts for as long as it lives.
+struct counted {
+    // How often it asks for probabilities.
+    int64_t probing = 0;
+    counted() { requests++; }
+    ~counted() {
+        requests--;
+        flexinfer_probing -= probing;
+    }
+};
+
+// The request that this thread reads.
+thread_local counted * reading = nullptr;
 
 // Requests are read a few at a time, so that together they take no more than was planned; so are
 // large bodies received, each of which this thread holds until it is read.
@@ -161,8 +170,10 @@ handler_t ended(const handler_t & handler) {
         }
         auto & closed = const_cast<std::function<bool()> &>(req.should_stop);
         closed = [closed] { return stopping.load() || closed(); };
-        const auto one = counted();
+        const auto one = std::make_shared<counted>();
+        reading = one.get();
         auto res = handler(req);
+        reading = nullptr;
         if (!res->is_stream()) {
             if (stopping && res->data.empty()) {
                 res->status = 503;
@@ -283,6 +294,10 @@ task_params server_schema::eval_llama_cmpl_schema(const llama_vocab * vocab, con
         throw std::invalid_argument(
             "probabilities of " + std::to_string(asked) + " tokens at each of " + std::to_string(tokens) +
             " do not fit the memory budget; ask for 0 to " + std::to_string(most) + ", or for fewer tokens");
+    }
+    if (asked > 0 && reading != nullptr) {
+        reading->probing++;
+        flexinfer_probing++;
     }
     return params;
 }

@@ -17,6 +17,11 @@ struct flexinfer_hooks {
     void * decode_media;
     /* A pass failed, in the thread that ran it; may call flexinfer_fail. */
     void (*failed)(int32_t status);
+    /* How many tokens each of so many slots may draft for its next pass; the last draft had so many
+     * tokens, of all slots, and took so many microseconds. */
+    int64_t (*draft_length)(int64_t slots, int64_t drafted, int64_t microseconds);
+    /* A slot's draft was computed: so many of its tokens were right. */
+    void (*verified)(int64_t drafted, int64_t accepted);
     /* The model is loaded; anything but 0: do not serve. */
     int64_t (*ready)(int64_t port);
     /* Answers a route of ours by calling flexinfer_reply; `body` of a GET is what the server counts. */
@@ -34,6 +39,7 @@ struct flexinfer_hooks {
     int64_t threads;
     int64_t probability_bytes;
     int64_t context;
+    int64_t slots;
 };
 
 #ifdef __cplusplus

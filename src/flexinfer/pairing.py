@@ -81,14 +81,18 @@ class DraftModel:
         self._ledger.remove_reclaimer(self._engine.reclaim)
         self._ledger.add_reclaimer(self._engine.reclaim)
 
-    def share(self, target: Plan, room: int) -> None:
+    def share(self, target: Plan, room: int) -> Callable[[], object]:
         """Take what is best of its own bytes and the `room` for the weights of `target`.
+
+        Returns what takes as many as before.
 
         Raises:
             BudgetError: they do not hold both.
         """
-        room += self._engine.charged
+        before = self._engine.charged
+        room += before
         self._engine.resize(share_room(target, self._llm.plan, room, self._believed))
+        return lambda: self._engine.resize(before)
 
     def release(self) -> None:
         """Give the memory of its weights back until it drafts again."""

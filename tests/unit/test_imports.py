@@ -59,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "batch": set(),
     "bench": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "serve"},
-    "serve": BELOW - STORAGE | {"engine", "binding", "foretell", "storage.experts", "workers"},
+    "serve": BELOW - STORAGE
+    | {"engine", "binding", "foretell", "speculate", "storage.experts", "workers"},
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
     | {"planned", "serve", "batch", "speculate", "workers"},

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from flexinfer.chat.seeing import SeenAnswer
     from flexinfer.engine.pass_stats import PassStats
     from flexinfer.llama import Llama
-    from flexinfer.speculate.drafts import DraftStats
     from flexinfer.storage.experts.experts import Experts
 
 
@@ -96,7 +95,7 @@ class Report:
         if plan.rates.drives:
             document["drives"] = self._drives()
         if self._llm.drafting is not None:
-            document["drafts"] = self._drafts(self._llm.drafting)
+            document["drafts"] = self._llm.drafting.document
         if self._llm.experts is not None:
             document["experts"] = self._experts(self._llm.experts)
         return document
@@ -104,14 +103,6 @@ class Report:
     def _drives(self) -> list[dict[str, Any]]:
         rates = {share.path: share.rate for share in self._llm.plan.rates.drives}
         return [{**asdict(use), "rate": rates[use.path]} for use in self._llm.drives]
-
-    def _drafts(self, drafting: DraftStats) -> dict[str, Any]:
-        return {
-            "drafted": drafting.drafted,
-            "accepted": drafting.accepted,
-            "passes": drafting.passes,
-            "tokens_per_pass": round(drafting.tokens_a_pass, 3),
-        }
 
     def _experts(self, experts: Experts) -> dict[str, Any]:
         return {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.announce import first_line
+from flexinfer.cli.drafts import served_draft_option
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
 from flexinfer.cli.serving import serve_settings, until_lost
@@ -44,6 +45,7 @@ _REFRESH_SECONDS = 0.5
     help="Requests answered together; auto: the number with the highest rate.",
 )
 @engine_options
+@served_draft_option
 @click.option("--lora", multiple=True, type=click.Path(), help="An adapter; may be repeated.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document about the run at the end.")

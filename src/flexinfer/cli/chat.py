@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.announce import announce
+from flexinfer.cli.drafts import draft_option
 from flexinfer.cli.inputs import Extras, extra_options
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import (
     Sampling,
     Words,
-    draft_option,
     engine_options,
     llama_options,
     plan_arguments,

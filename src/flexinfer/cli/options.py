@@ -14,7 +14,6 @@ from flexinfer.cli.placing import PLACING
 from flexinfer.cli.streams import log_line
 from flexinfer.errors import RequestError, SizeError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
-from flexinfer.planning.drafted import NAMES, OFF
 from flexinfer.planning.strategies import STRATEGIES
 from flexinfer.sizes import parse_size
 from flexinfer.text import typed
@@ -129,33 +128,6 @@ def engine_options(command: Command) -> Command:
         ],
         command,
     )
-
-
-class Draft(click.ParamType[str]):
-    """A way of drafting, or the file of a model that does."""
-
-    name = "way|file"
-
-    def __init__(self, *more: str) -> None:
-        self._known = (*NAMES, *more)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        draft, known = str(value), ", ".join(self._known)
-        if draft not in self._known and not draft.endswith(".gguf") and not os.path.exists(draft):
-            self.fail(f"{value!r} is none of {known}, and no GGUF file", param, ctx)
-        return draft
-
-
-def draft_option(command: Command) -> Command:
-    """Whether tokens are drafted, and from what."""
-    return click.option(
-        "--draft",
-        type=Draft(),
-        default=OFF,
-        show_default=True,
-        help="Draft tokens and compute several a pass, from what was written before (ngram) or by "
-        "a smaller model, a GGUF file; the answer stays the same.",
-    )(command)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli.drafts import draft_option
 from flexinfer.cli.models import catalogue_of
-from flexinfer.cli.options import draft_option, engine_options, plan_arguments
+from flexinfer.cli.options import engine_options, plan_arguments
 from flexinfer.cli.plan_report import PlanReport, advise
 from flexinfer.cli.slots import SlotPlans, Slots
 from flexinfer.cli.streams import say

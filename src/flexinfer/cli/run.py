@@ -15,11 +15,11 @@ import click
 
 from flexinfer.cli.announce import announce
 from flexinfer.cli.answer import Report
+from flexinfer.cli.drafts import draft_option
 from flexinfer.cli.inputs import Asked, Extras, extra_options, prompt_options
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import (
     Sampling,
-    draft_option,
     engine_options,
     llama_options,
     sampling_options,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flexinfer.cli.announce import first_line
+from flexinfer.cli.drafts import served_draft_option
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
 from flexinfer.cli.serving import serve_settings, until_lost
@@ -49,6 +50,7 @@ class Duration(click.ParamType[float]):
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-SERVER FLAGS]")
 @click.option("--slots", type=Slots(), default=1, help="Answered together; auto: the fastest.")
 @engine_options
+@served_draft_option
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option(

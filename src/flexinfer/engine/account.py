@@ -15,7 +15,7 @@ from flexinfer.planning import planner
 from flexinfer.planning.plan import Plan
 
 # Is told a model's plan and the bytes for its weights, of which another may take some.
-Share = Callable[[Plan, int], None]
+Share = Callable[[Plan, int], Callable[[], object]]
 
 
 class Weights(Protocol):
@@ -98,21 +98,23 @@ class Account:
     def change(self, nbytes: int, weights: Weights, held: Held, share: Share | None = None) -> None:
         """Let the process use `nbytes` from the next pass on; what is too much goes back now.
 
-        A model beside this one takes its `share` first.
+        A model beside this one takes its `share` first, which tells how to undo that.
 
         Raises:
             BudgetError: they do not hold the smallest window; everything is as before.
         """
         limit, overhead, plan = self._ledger.limit, self.overhead, held.plan
+        undo: Callable[[], object] = int
         try:
             self._limit_to(nbytes)
             self.hold(self._found(weights, held))
             if share is not None:
-                share(held.plan, self._room(weights, nbytes))
+                undo = share(held.plan, self._room(weights, nbytes))
             weights.resize(self._room(weights, nbytes))
         except BudgetError:
             self._limit_to(limit)
             self.hold(overhead)
+            undo()
             if held.plan is not plan:
                 weights.resize(plan.room)
             raise

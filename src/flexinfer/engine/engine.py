@@ -16,7 +16,7 @@ from flexinfer.engine.interrupts import Interrupt
 from flexinfer.engine.one_pass import OnePass
 from flexinfer.engine.pass_stats import PassStats
 from flexinfer.engine.passes import Passes
-from flexinfer.engine.programs import Programs
+from flexinfer.engine.programs import Keep, Programs
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.backends import InnerBackend
@@ -57,7 +57,7 @@ class Engine:
         self._passes = Passes(self._note, single=not storage.plan.away_s)
         self._programs = Programs()
         self._scratch = Scratch()
-        self._keeps_rows = False
+        self.keeps = Keep.NEVER
         self._widths = Widths()
         self._closed = False
         self._window = planner.adaptive_window(storage.plan)
@@ -129,19 +129,18 @@ class Engine:
 
         They have to be of one sequence, one token after the other.
         """
-        self._keeps_rows = True
+        before, self.keeps = self.keeps, Keep.ALWAYS
         try:
             yield
         finally:
-            self._keeps_rows = False
+            self.keeps = before
 
     def _program(self, backend: InnerBackend, graph: int) -> Program:
-        if not self._keeps_rows:
-            return self._programs.program(graph, self.storage)
         return self._programs.program(
             graph,
             self.storage,
             lambda product: self._widths.width(product, graph, backend.compute),
+            self.keeps,
         )
 
     def _note(self, one: PassStats, rows: int, settled: bool) -> None:
@@ -150,7 +149,7 @@ class Engine:
         if not settled:
             return
         seconds = one.compute_s + one.wait_s + one.away_s
-        if rows == 1 or not self._keeps_rows:  # kept ones cost more than several sequences'
+        if rows == 1 or self.keeps is Keep.NEVER:  # kept ones cost more than several sequences'
             read = one.read_bytes
             self.observed.note(rows, seconds, one.wait_s, one.idle_s, read, away=one.away_s)
         if self._window is not None:

@@ -15,9 +15,9 @@ class Options:
 
     `asked` says that somebody wished for the budget by name; `memlock` is how many bytes may be
     locked with mlock, None when there is no limit; `rows` of logits are asked for at once, to
-    verify drafts; `beside` are the bytes of a model that drafts. With `flash_attention_auto`
-    llama.cpp decides. What is `elsewhere` has layers of it; `mirror_bytes` is what reading from
-    mirrors takes.
+    verify drafts; `steady_ubatch` tokens of a prompt are computed at a time wherever that fits;
+    `beside` are the bytes of a model that drafts. With `flash_attention_auto` llama.cpp decides.
+    What is `elsewhere` has layers of it; `mirror_bytes` is what reading from mirrors takes.
     """
 
     budget: int
@@ -27,6 +27,7 @@ class Options:
     window: int | None = None
     logits_all: bool = False
     rows: int = 0
+    steady_ubatch: int = 0
     beside: int = 0
     min_ctx: int = LEAST_CONTEXT
     memlock: int | None = None
@@ -49,5 +50,6 @@ class Options:
             weight_memory=self.weight_memory,
             window=self.window,
             min_ctx=min(self.min_ctx, ctx),
+            steady_ubatch=min(self.steady_ubatch, ubatch),
             split=None if self.elsewhere is None else self.elsewhere.split,
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flexinfer.planning.sums import Sums
+
 
 @dataclass(frozen=True)
-class PassStats:
+class PassStats(Sums):
     """Sums over passes that succeeded: seconds, bytes, counts.
 
     Attributes:
@@ -26,27 +28,3 @@ class PassStats:
     read_bytes: int = 0
     away_s: float = 0.0
     tokens: int = 0
-
-    def __add__(self, other: PassStats) -> PassStats:
-        return PassStats(
-            self.passes + other.passes,
-            self.segments + other.segments,
-            self.compute_s + other.compute_s,
-            self.wait_s + other.wait_s,
-            self.idle_s + other.idle_s,
-            self.read_bytes + other.read_bytes,
-            self.away_s + other.away_s,
-            self.tokens + other.tokens,
-        )
-
-    def __sub__(self, other: PassStats) -> PassStats:
-        return PassStats(
-            self.passes - other.passes,
-            self.segments - other.segments,
-            self.compute_s - other.compute_s,
-            self.wait_s - other.wait_s,
-            self.idle_s - other.idle_s,
-            self.read_bytes - other.read_bytes,
-            self.away_s - other.away_s,
-            self.tokens - other.tokens,
-        )

@@ -63,7 +63,12 @@ def expected_tokens(acceptance: float, drafted: int) -> float:
 
 
 def best_draft(
-    plan: Plan, times: RowTimes, acceptance: float, most: int = MOST, token_s: float = 0.0
+    plan: Plan,
+    times: RowTimes,
+    acceptance: float,
+    most: int = MOST,
+    token_s: float = 0.0,
+    sequences: int = 1,
 ) -> Drafted:
     """The number of drafted tokens with the highest rate under `plan`; of nearly equals the least.
 
@@ -71,11 +76,12 @@ def best_draft(
         times: of computing several rows.
         most: tokens that may be drafted at once.
         token_s: seconds that drafting one takes.
+        sequences: that are decoded together, each with a draft of its own.
     """
     alone = 1.0 / plan.expected_tok_s
     points = []
     for drafted in range(most + 1):
-        seconds = max(alone, times.seconds(1 + drafted)) + drafted * token_s
+        seconds = max(alone, times.seconds(sequences * (1 + drafted))) + drafted * token_s
         tokens = expected_tokens(acceptance, drafted)
         points.append(Drafted(drafted, acceptance, tokens, tokens / seconds))
     highest = max(point.tok_s for point in points)

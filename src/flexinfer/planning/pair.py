@@ -49,11 +49,12 @@ class Believed:
     times: RowTimes
     acceptance: float
     most: int
+    sequences: int = 1
 
     def of(self, target: Plan, draft: Plan) -> Drafted:
         """What a model under one plan reaches with a draft under the other."""
         token_s = 1.0 / draft.expected_tok_s
-        return best_draft(target, self.times, self.acceptance, self.most, token_s)
+        return best_draft(target, self.times, self.acceptance, self.most, token_s, self.sequences)
 
 
 def plan_pair(target: Forecast, draft: Forecast, believed: Believed, process: int) -> Pair:

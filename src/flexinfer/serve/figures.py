@@ -29,6 +29,9 @@ _LINES = (
     ("kv_bytes", "gauge", "KV cache.", ("memory", "kv")),
     ("bound_tokens_per_second", "gauge", "Bound for one sequence.", ("bound_tok_s",)),
     ("pass_seconds", "gauge", "Seconds of the mean pass so far.", ("pass_s",)),
+    ("drafted_tokens_total", "counter", "Tokens drafted.", ("drafts", "drafted")),
+    ("accepted_tokens_total", "counter", "Drafted tokens accepted.", ("drafts", "accepted")),
+    ("tokens_per_pass", "gauge", "Tokens a pass of answers.", ("drafts", "tokens_per_pass")),
     ("expert_hit_ratio", "gauge", "Experts found in memory.", ("expert_hit_rate",)),
 )
 
@@ -48,7 +51,9 @@ _DRIVE_LINES: tuple[tuple[str, str, str, Callable[[Mapping[str, Any]], int]], ..
 )
 
 
-def figures(model: ServedModel, ledger: Ledger) -> dict[str, Any]:
+def figures(
+    model: ServedModel, ledger: Ledger, drafts: dict[str, float] | None = None
+) -> dict[str, Any]:
     """Counts, seconds and bytes since the server started; up to date during a pass."""
     engine = model.engine
     stats, plan = engine.stats, model.plan
@@ -71,12 +76,15 @@ def figures(model: ServedModel, ledger: Ledger) -> dict[str, Any]:
             **model.opening.memory_use(),
             "locked": model.locked_bytes,
             "server": ledger.accounts.get("server", 0),
+            "draft": drafts["bytes"] if drafts else 0,
         },
     }
     if len(model.drive_uses) > 1:
         document["drives"] = [asdict(use) for use in model.drive_uses]
     if experts is not None:
         document["expert_hit_rate"] = experts.counters.hit_rate
+    if drafts is not None:
+        document["drafts"] = drafts
     return document
 
 

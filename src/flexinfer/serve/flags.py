@@ -39,7 +39,7 @@ SWITCHES = frozenset((
     "--no-cache-prompt", "--log-disable", "-v", "--verbose", "--log-verbose", "--log-prefix",
     "--no-log-prefix", "--log-timestamps", "--no-log-timestamps", "--log-jsonl", "--no-log-jsonl",
     "--perf", "--no-perf", "--slots", "--no-slots", "--rerank", "--reranking",
-    "--lora-init-without-apply",
+    "--lora-init-without-apply", "--swa-full",
 ))
 # fmt: on
 # Why a flag that one might look for is not there.

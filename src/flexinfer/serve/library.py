@@ -28,6 +28,8 @@ _Free = CFUNCTYPE(None, c_void_p)
 _Process = CFUNCTYPE(c_int32, c_void_p, c_int, c_void_p)
 _Failed = CFUNCTYPE(None, c_int32)
 _Ready = CFUNCTYPE(c_int64, c_int64)
+_Length = CFUNCTYPE(c_int64, c_int64, c_int64, c_int64)
+_Verified = CFUNCTYPE(None, c_int64, c_int64)
 _Answer = CFUNCTYPE(None, c_char_p, c_char_p, c_void_p)
 
 
@@ -43,6 +45,8 @@ class _Hooks(ctypes.Structure):
         ("tokenize_media", c_void_p),
         ("decode_media", c_void_p),
         ("failed", _Failed),
+        ("draft_length", _Length),
+        ("verified", _Verified),
         ("ready", _Ready),
         ("answer", _Answer),
         ("routes", c_char_p),
@@ -54,6 +58,7 @@ class _Hooks(ctypes.Structure):
         ("threads", c_int64),
         ("probability_bytes", c_int64),
         ("context", c_int64),
+        ("slots", c_int64),
     )
 
 
@@ -74,6 +79,12 @@ class Host(Protocol):
 
     def failed(self, status: int) -> str:
         """What to tell the requests whose pass failed, asked in the thread that ran it."""
+
+    def draft_length(self, slots: int, drafted: int, microseconds: int) -> int:
+        """How many tokens each of `slots` may draft; what the last draft had and took."""
+
+    def verified(self, drafted: int, accepted: int) -> None:
+        """The pass over a slot's draft is over."""
 
     def ready(self, port: int) -> bool:
         """Everything is loaded; whether to serve."""
@@ -130,6 +141,8 @@ class ServerLibrary:
             "process": _Process(_guarded(host.process, FAILED)),
             "tokenize": Tokenize(_guarded(texts.tokenize, REFUSED)),
             "failed": _Failed(_guarded(lambda status: self._fail(host.failed(status)))),
+            "draft_length": _Length(_guarded(host.draft_length, 0)),
+            "verified": _Verified(_guarded(host.verified)),
             "ready": _Ready(_guarded(lambda port: 0 if host.ready(port) else 1, 1)),
             "answer": _Answer(_guarded(lambda *asked: self._answer(host, *asked))),
         }

@@ -175,6 +175,12 @@ class Models:
         self._served: dict[int, ServedModel] = {}
         self.main: ServedModel | None = None
 
+    @property
+    def beside_bytes(self) -> int:
+        """Bytes of the models beside the one that answers."""
+        others = [one for one in self._served.values() if one is not self.main]
+        return sum(sum(one.opening.memory_use().values()) for one in others)
+
     def load(self, path: str, params: Any) -> int | None:
         """Load the model of that path."""
         encoded = path.encode("utf-8", "surrogateescape")

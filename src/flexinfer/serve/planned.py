@@ -7,19 +7,15 @@ from dataclasses import dataclass, replace
 
 from flexinfer.engine.elsewhere import Elsewhere
 from flexinfer.engine.options import Options
-from flexinfer.errors import BudgetError, UnsupportedError
-from flexinfer.gguf.catalogue import Catalogue, read_catalogue
-from flexinfer.gguf.check_metadata import check_parameters
-from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+from flexinfer.errors import BudgetError
+from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.mirrors import Mirror
 from flexinfer.machine.machine import Machine
 from flexinfer.native.cards import cards
-from flexinfer.planning.forecast import Forecast
-from flexinfer.planning.many import RowTimes, Together, best, together
-from flexinfer.planning.plan import Request
+from flexinfer.planning.many import Together, best, together
 from flexinfer.rates.drives import drives_for
-from flexinfer.rates.rates import measure_rates, remembered_rows
-from flexinfer.rates.row_times import row_times
+from flexinfer.serve.drafting import Drafting, plan_drafting
+from flexinfer.serve.forecasts import check_served, forecast_of, rows_of_passes
 from flexinfer.serve.models import ModelFile
 from flexinfer.serve.other_files import adapter_bytes, file_bytes
 from flexinfer.serve.reserve import Sizes, Wish
@@ -27,16 +23,13 @@ from flexinfer.serve.settings import Settings
 from flexinfer.serve.sizing import (
     LARGEST_CONTEXT,
     LARGEST_UBATCH,
-    MIN_CONTEXT,
     decide,
 )
 from flexinfer.workers.cards import CardWish
-from flexinfer.workers.dividing import divided, here
+from flexinfer.workers.dividing import divided
 
 # Tokens of a slot where the number of slots is to be found, and no context was asked for.
 SLOT_CTX = 2048
-# A model that drafts takes at most this share of the budget, and streams beyond.
-_DRAFT_SHARE = 4
 # Whoever reads nothing of an answer for so many seconds has gone; a flag after `--` says otherwise.
 _PATIENCE = ("--timeout", "60")
 
@@ -48,6 +41,7 @@ class Planned:
     sizes: Sizes
     files: dict[str, ModelFile]
     arguments: tuple[str, ...]
+    drafting: Drafting
 
     @property
     def main(self) -> Catalogue:
@@ -63,37 +57,36 @@ def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
         ModelFileError: one of the files cannot be used.
         UnsupportedError: llama.cpp's server does not serve this kind of model.
     """
-    _check_model(catalogue)
-    draft = (
-        None if settings.flags.draft_model is None else read_catalogue(settings.flags.draft_model)
-    )
-    forecast = _forecast(catalogue, settings, settings.budget)
-    share = 0
-    if draft is not None:
-        _check_model(draft)
-        share = min(draft.nbytes * 5 // 4, settings.budget // _DRAFT_SHARE)
+    check_served(catalogue)
     wish = Wish(
         budget=settings.budget,
         slots=settings.slots,
         ctx=settings.ctx,
         ubatch=settings.ubatch,
-        drafts=settings.flags.drafts,
         checkpoints=settings.flags.checkpoints,
         embeddings=settings.embeddings,
         lora=adapter_bytes(settings.lora, catalogue),
         projector=file_bytes(() if settings.mmproj is None else (settings.mmproj,)),
-        draft=share,
     )
-    sizes = decide(wish, catalogue, forecast)
+    drafting = plan_drafting(settings, catalogue, wish)
+    settings = drafting.beside(settings)
+    steady = drafting.steady_ubatch
+    wish = replace(wish, drafts=drafting.flags.drafts, draft=drafting.nbytes, steady_ubatch=steady)
+    sizes = drafting.tell(decide(wish, catalogue, forecast_of(catalogue, settings)))
     main = _file(catalogue, settings, sizes, settings.budget - sizes.reserve, settings.mirrors)
+    main = replace(main, options=replace(main.options, steady_ubatch=steady))
     if settings.split is not None:
         found = {card.name: card.address for card in cards()}
         elsewhere = Elsewhere(settings.split, found)
         main = replace(main, options=replace(main.options, elsewhere=elsewhere))
     files = {catalogue.paths[0]: main}
-    if draft is not None:
-        files[draft.paths[0]] = _file(draft, settings, sizes, share, ())
-    return Planned(sizes, files, tuple(_arguments(settings, catalogue, sizes)))
+    if drafting.model is not None and drafting.plan is not None:
+        beside = _file(drafting.model, settings, sizes, drafting.nbytes, ())
+        # What it costs beside its weights was taken off the budget already.
+        options = replace(beside.options, weight_memory=drafting.plan.room)
+        files[drafting.model.paths[0]] = replace(beside, options=options)
+    arguments = _arguments(settings, catalogue, sizes, swa_full=drafting.swa_full)
+    return Planned(sizes, files, tuple(arguments), drafting)
 
 
 def best_slots(settings: Settings, catalogue: Catalogue) -> int:
@@ -102,7 +95,7 @@ def best_slots(settings: Settings, catalogue: Catalogue) -> int:
     Raises:
         BudgetError: not even one.
     """
-    forecast, times = _rows(settings, catalogue)
+    forecast, times = rows_of_passes(settings, catalogue)
     ctx = settings.ctx or min(int(catalogue.parameter("context_length", SLOT_CTX)), SLOT_CTX)
     slots = best(forecast, times, ctx).sequences
     while slots > 1:
@@ -121,46 +114,9 @@ def foretold(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> Together
     Raises:
         BudgetError: the budget does not hold them.
     """
-    forecast, times = _rows(settings, catalogue)
+    forecast, times = rows_of_passes(settings, catalogue)
     left = replace(forecast.request, budget=settings.budget - sizes.reserve)
     return together(replace(forecast, request=left), times, sizes.ctx, sizes.slots)
-
-
-def _rows(settings: Settings, catalogue: Catalogue) -> tuple[Forecast, RowTimes]:
-    forecast = _forecast(catalogue, settings, settings.budget)
-    seen = remembered_rows(catalogue, settings.threads, settings.kernels)
-    times = row_times(forecast.weights, catalogue.types, forecast.rates, settings.threads, seen)
-    return forecast, times
-
-
-def _check_model(catalogue: Catalogue) -> None:
-    check_parameters(catalogue)
-    if any(info.name.startswith("enc.") for info in catalogue.tensors):
-        raise UnsupportedError(
-            f"{catalogue.paths[0]}: llama.cpp's server does not serve models with an encoder; "
-            "flexinfer run does"
-        )
-
-
-def _forecast(catalogue: Catalogue, settings: Settings, budget: int) -> Forecast:
-    weights = estimate_weights(catalogue, settings.threads)
-    kind = settings.kv[1]
-    costs = estimate_costs(
-        catalogue, (kind, kind), flash_attention=settings.flash_attention is not False
-    )
-    threads, kernels = settings.threads, settings.kernels
-    drives = drives_for(catalogue, settings.mirrors)
-    weights, rates = measure_rates(catalogue, weights, drives, threads, kernels)
-    request = Request(
-        budget=budget,
-        ctx=MIN_CONTEXT,
-        ubatch=settings.ubatch or 1,
-        strategy=settings.strategy,
-        weight_memory=settings.weight_memory,
-        window=settings.window,
-    )
-    whole = Forecast(weights, request, drives.costing(costs), rates)
-    return whole if settings.split is None else here(whole, settings.split)
 
 
 def with_others(
@@ -171,7 +127,7 @@ def with_others(
     Raises:
         UnsupportedError: the model cannot be split.
     """
-    whole = _forecast(catalogue, settings, settings.budget)
+    whole = forecast_of(catalogue, settings)
     ctx = settings.ctx or min(int(catalogue.parameter("context_length", SLOT_CTX)), LARGEST_CONTEXT)
     request = replace(
         whole.request, ctx=settings.slots * ctx, ubatch=settings.ubatch or LARGEST_UBATCH
@@ -205,10 +161,26 @@ def _quoted(path: str) -> str:
     return '"' + path.replace('"', '""') + '"'
 
 
-def _arguments(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> list[str]:
+def _arguments(
+    settings: Settings, catalogue: Catalogue, sizes: Sizes, *, swa_full: bool
+) -> list[str]:
     """llama-server's; what is forced stands last, so that nothing before it prevails."""
-    kv = settings.kv[0]
-    flash = {None: "auto", True: "on", False: "off"}[settings.flash_attention]
+    flags = [part for pair in _forced(settings, catalogue, sizes).items() for part in pair]
+    switches = [
+        "--kv-unified",
+        "--no-repack",
+        "--no-warmup",
+        "--no-ui",
+        "--metrics",
+        "--offline",
+    ]
+    if swa_full:
+        switches.append("--swa-full")
+    given = _given(settings, catalogue)
+    return [*_PATIENCE, *settings.flags.flags, *given, *flags, *switches]
+
+
+def _given(settings: Settings, catalogue: Catalogue) -> list[str]:
     given = ["--alias", settings.alias or catalogue.name]
     if settings.api_key is not None:
         given += ["--api-key", settings.api_key]
@@ -218,8 +190,14 @@ def _arguments(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> list[s
         given += ["--mmproj", settings.mmproj, "--no-mmproj-offload"]
     if settings.embeddings:
         given.append("--embeddings")
+    return given
+
+
+def _forced(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> dict[str, str]:
+    kv = settings.kv[0]
+    flash = {None: "auto", True: "on", False: "off"}[settings.flash_attention]
     threads = str(settings.threads)
-    forced = {
+    return {
         "--model": catalogue.paths[0],
         "--host": settings.host,
         "--port": str(settings.port),
@@ -240,6 +218,3 @@ def _arguments(settings: Settings, catalogue: Catalogue, sizes: Sizes) -> list[s
         "--load-mode": "none",
         "--lazy-mode": "off",
     }
-    switches = ["--kv-unified", "--no-repack", "--no-warmup", "--no-ui", "--metrics", "--offline"]
-    flags = [part for pair in forced.items() for part in pair]
-    return [*_PATIENCE, *settings.flags.flags, *given, *flags, *switches]

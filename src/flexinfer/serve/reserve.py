@@ -45,12 +45,16 @@ _PROJECTOR = 64 * MIB
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for: `ctx` tokens a slot, None to choose; sizes of other files in bytes."""
+    """What was asked for: `ctx` tokens a slot, None to choose; sizes of other files in bytes.
+
+    `steady_ubatch` tokens of a prompt are computed at a time wherever that fits.
+    """
 
     budget: int
     slots: int
     ctx: int | None
     ubatch: int | None
+    steady_ubatch: int = 0
     drafts: int = 0
     checkpoints: int | None = None
     embeddings: bool = False

@@ -24,12 +24,20 @@ class Routes:
 
     Args:
         about: what was decided for the server itself, beside the plan of the model.
+        drafted: what drafts came to; None where there are none.
     """
 
-    def __init__(self, model: Callable[[], ServedModel], ledger: Ledger, about: dict[str, Any]):
+    def __init__(
+        self,
+        model: Callable[[], ServedModel],
+        ledger: Ledger,
+        about: dict[str, Any],
+        drafted: Callable[[], dict[str, float] | None] = lambda: None,
+    ) -> None:
         self._model = model
         self._ledger = ledger
         self._about = about
+        self._drafted = drafted
         self._known: dict[str, Callable[[str], dict[str, Any]]] = {
             "GET /engine/plan": lambda body: self._plan(),
             "GET /engine/stats": self._stats,
@@ -45,7 +53,7 @@ class Routes:
             return 200, "text/html; charset=utf-8", page()
         try:
             if route == "GET /metrics":
-                return 200, "text/plain", metrics(figures(self._model(), self._ledger))
+                return 200, "text/plain", metrics(self._figures())
             return 200, _JSON, json.dumps(self._known[route](body))
         except (RequestError, SizeError, BudgetError) as error:
             return 400, _JSON, _error(400, "invalid_request_error", error)
@@ -53,7 +61,10 @@ class Routes:
             return 500, _JSON, _error(500, "server_error", error)
 
     def _stats(self, counted: str) -> dict[str, Any]:
-        return {**figures(self._model(), self._ledger), **json.loads(counted or "{}")}
+        return {**self._figures(), **json.loads(counted or "{}")}
+
+    def _figures(self) -> dict[str, Any]:
+        return figures(self._model(), self._ledger, self._drafted())
 
     def _plan(self) -> dict[str, Any]:
         plan = self._model().plan

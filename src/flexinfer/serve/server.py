@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import llama_cpp.llama_cpp as binding
 
 from flexinfer.engine.process_ledger import process_ledger
+from flexinfer.engine.programs import Keep
 from flexinfer.errors import EngineError, WorkerError
 from flexinfer.machine.auto_budget import Follower
 from flexinfer.memory.ledger import Ledger
 from flexinfer.native.device.device import device
 from flexinfer.serve.about import about
+from flexinfer.serve.drafts import ServedDrafts
 from flexinfer.serve.ending import Ending
 from flexinfer.serve.library import FAILED, ServerLibrary
 from flexinfer.serve.listening import check_port
@@ -85,7 +87,12 @@ class Server:
         self._failure: BaseException | None = None
         self._lost: WorkerError | None = None
         told = about(settings, planned.sizes, planned.main)
-        self._routes = Routes(self._model, self._ledger, told)
+        self._drafts = ServedDrafts(
+            planned.drafting.policy,
+            lambda: self._model().engine.stats,
+            lambda: self._models.beside_bytes,
+        )
+        self._routes = Routes(self._model, self._ledger, told, self._drafted)
 
     def run(self) -> int:
         """Serve until a signal ends it; returns the exit status.
@@ -109,6 +116,7 @@ class Server:
             "threads": sizes.threads,
             "probability_bytes": sizes.probabilities,
             "context": sizes.ctx,
+            "slots": sizes.slots,
         }
         self._library.connect(self, self._routes.names, limits)
         status = self._library.run(self._planned.arguments)
@@ -172,6 +180,8 @@ class Server:
 
     def _begin(self, port: int) -> bool:
         self._models.compute()
+        if self._planned.drafting.keeps_rows:
+            self._model().engine.keeps = Keep.DRAFTS
         if self._ending.asked:
             return False
         model = self._model()
@@ -185,6 +195,12 @@ class Server:
             self._follower = Follower(_Dial(model, self._ledger), moved=self._tell)
         self._started(model, port)
         return True
+
+    def draft_length(self, slots: int, drafted: int, microseconds: int) -> int:
+        return self._drafts.length(slots, drafted, microseconds)
+
+    def verified(self, drafted: int, accepted: int) -> None:
+        self._drafts.verified(drafted, accepted)
 
     def answer(self, route: str, body: str) -> tuple[int, str, str]:
         return self._routes.answer(route, body)
@@ -203,6 +219,9 @@ class Server:
         """The plan of the model that answers is made: now what it left aside is spoken for."""
         sizes = self._planned.sizes
         self._ledger.charge(ACCOUNT, sizes.reserve - sizes.adapters - sizes.draft)
+
+    def _drafted(self) -> dict[str, float] | None:
+        return self._drafts.document if self._planned.drafting.flags.drafts else None
 
     def _model(self) -> ServedModel:
         if self._models.main is None:

@@ -18,6 +18,7 @@ class Settings:
         follows: the budget moves with what the machine can spare.
         kv: name and ggml's number of the KV cache's type.
         flags: llama-server's own, which are passed on.
+        draft: a way of drafting, or the path of a model that does.
         split: which layers are at workers.
         mirrors: copies of the model on other drives, compared with it.
     """
@@ -44,5 +45,6 @@ class Settings:
     embeddings: bool = False
     idle_seconds: float = 0.0
     split: Split | None = None
+    draft: str = "off"
     flags: Extra = field(default_factory=Extra)
     mirrors: tuple[Mirror, ...] = ()

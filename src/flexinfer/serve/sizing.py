@@ -105,6 +105,7 @@ def _with_batch(sizes: Sizes, wish: Wish, forecast: Forecast) -> Sizes:
         ubatch=wanted,
         min_ctx=sizes.total_ctx,
         min_ubatch=sizes.least_ubatch,
+        steady_ubatch=min(wish.steady_ubatch, wanted),
     )
     plan = replace(forecast, request=request).plan()
     said = sizes.said

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flexinfer.planning.sums import Sums
 from flexinfer.speculate.policy import Policy
 
 
@@ -23,7 +24,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class DraftStats:
+class DraftStats(Sums):
     """Counts since the model was opened.
 
     Attributes:
@@ -38,19 +39,21 @@ class DraftStats:
     passes: int = 0
     tokens: int = 0
 
-    def __sub__(self, other: DraftStats) -> DraftStats:
-        return DraftStats(
-            self.drafted - other.drafted,
-            self.accepted - other.accepted,
-            self.passes - other.passes,
-            self.tokens - other.tokens,
-        )
-
     def __str__(self) -> str:
         return (
             f"{self.accepted} of {self.drafted} drafted tokens accepted, "
             f"{self.tokens_a_pass:.2f} tokens a pass"
         )
+
+    @property
+    def document(self) -> dict[str, float]:
+        """As JSON has it."""
+        return {
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "passes": self.passes,
+            "tokens_per_pass": round(self.tokens_a_pass, 3),
+        }
 
     @property
     def tokens_a_pass(self) -> float:
@@ -106,10 +109,4 @@ class Drafts:
         came = known - self._known
         accepted = min(came - 1, len(self._pending))
         self.policy.note(len(self._pending), accepted)
-        before = self.stats
-        self.stats = DraftStats(
-            before.drafted + len(self._pending),
-            before.accepted + accepted,
-            before.passes + 1,
-            before.tokens + came,
-        )
+        self.stats += DraftStats(len(self._pending), accepted, 1, came)

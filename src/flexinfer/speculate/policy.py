@@ -63,11 +63,15 @@ class Policy:
         times: of passes.
         most: tokens that may be drafted at once.
         token_us: microseconds that drafting a token takes.
+
+    Attributes:
+        sequences: that are decoded together, each with a draft of its own.
     """
 
     def __init__(self, times: PassTimes, most: int, token_us: int = 0) -> None:
         self.times = times
         self.token_us = token_us
+        self.sequences = 1
         self._most = most
         self._right, self._tried = _BELIEF
         self._pause = _PAUSE
@@ -103,5 +107,5 @@ class Policy:
 
     def _tokens_a_time(self, drafted: int) -> float:
         return expected_tokens(self.acceptance, drafted) / (
-            self.times.of(1 + drafted) + drafted * self.token_us
+            self.times.of(self.sequences * (1 + drafted)) + drafted * self.token_us
         )

@@ -60,6 +60,15 @@ def read_node(address: int) -> Node:
     return Node(address, fields[0], fields[1:5], fields[9], fields[10:20])
 
 
+def outputs_of(graph_address: int) -> int:
+    """How many tokens of the batch get logits, where the graph ends with them."""
+    graph = CGraph.from_address(graph_address)
+    if not graph.n_nodes:
+        return 0
+    last = ctypes.c_uint64.from_address(graph.nodes + 8 * (graph.n_nodes - 1)).value
+    return int(Tensor.from_address(last).ne[1])
+
+
 def read_nodes(graph_address: int) -> list[Node]:
     """All nodes of the graph, in the order in which they are computed."""
     return [read_node(a) for a in node_addresses(CGraph.from_address(graph_address))]

@@ -6,7 +6,7 @@ const budget = (() => {
   const SETTLE_MS = 400;
   const MIB = 2 ** 20;
   const PARTS = [
-    ["overhead", "process"], ["server", "kept for requests"], ["kv", "KV cache"], ["compute", "buffers"],
+    ["overhead", "process"], ["server", "kept for requests"], ["draft", "model that drafts"], ["kv", "KV cache"], ["compute", "buffers"],
     ["locked", "weights"], ["experts", "experts"], ["window", "window"], ["free", "free"]];
   const slider = $("budget");
   let shown = "", held = false, changing = false, soon = 0, onChanged = () => {};

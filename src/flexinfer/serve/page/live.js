@@ -14,9 +14,13 @@ const live = (() => {
   function between(from, to) {
     const passes = to.passes - from.passes, seconds = to.compute_s + to.wait_s - from.compute_s - from.wait_s;
     if (passes <= 0 || seconds <= 0) return null;
+    const answers = to.drafts ? to.drafts.passes - from.drafts.passes : 0;
+    // Of a draft's rows only those count that came of it.
+    const rows = answers >= passes ? (to.drafts.tokens - from.drafts.tokens) / answers : (to.tokens - from.tokens) / passes;
     return {
       passRate: passes / seconds,
-      rows: (to.tokens - from.tokens) / passes,
+      rows,
+      drafted: answers >= passes,
       waits: (to.wait_s - from.wait_s) / seconds,
       read: (to.read_bytes - from.read_bytes) / seconds,
       readPass: (to.read_bytes - from.read_bytes) / passes,
@@ -24,8 +28,8 @@ const live = (() => {
   }
 
   function showRate(now, stats) {
-    // More rows than slots are a prompt, or drafts: tokens a second then say nothing about the bound.
-    const writes = now && now.rows <= server.slots;
+    // More rows than slots are a prompt: tokens a second then say nothing about the bound.
+    const writes = now && (now.drafted || now.rows <= server.slots);
     history.push(writes ? now.passRate : 0);
     if (history.length > KEPT) history.shift();
     set("rate", now ? sizes.rate(now.passRate * now.rows) : "Idle");
@@ -33,7 +37,8 @@ const live = (() => {
     const bound = stats.bound_tok_s;
     const words = [`Bound for one answer: ${sizes.rate(bound)} tokens/s`];
     if (writes) words.push(`${sizes.percent(now.passRate / bound)} of it reached`);
-    if (writes && now.rows > 1.05) words.push(`${sizes.rate(now.rows)} answers a pass`);
+    if (writes && now.rows > 1.05) words.push(`${sizes.rate(now.rows)} ${now.drafted ? "tokens" : "answers"} a pass`);
+    if (stats.drafts) words.push(`${stats.drafts.accepted} of ${stats.drafts.drafted} drafted tokens accepted`);
     set("bound", `${words.join(" · ")}.`);
     drawHistory(bound);
   }

@@ -1,0 +1,61 @@
+"""What the server's models do under any budget, from their headers."""
+
+from __future__ import annotations
+
+from flexinfer.errors import UnsupportedError
+from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.gguf.check_metadata import check_parameters
+from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+from flexinfer.planning.forecast import Forecast
+from flexinfer.planning.many import RowTimes
+from flexinfer.planning.plan import Request
+from flexinfer.rates.drives import drives_for
+from flexinfer.rates.rates import measure_rates, remembered_rows
+from flexinfer.rates.row_times import row_times
+from flexinfer.serve.settings import Settings
+from flexinfer.serve.sizing import MIN_CONTEXT
+from flexinfer.workers.dividing import here
+
+
+def check_served(catalogue: Catalogue) -> None:
+    """Raise where llama.cpp's server does not serve this kind of model.
+
+    Raises:
+        ModelFileError, UnsupportedError: says why.
+    """
+    check_parameters(catalogue)
+    if any(info.name.startswith("enc.") for info in catalogue.tensors):
+        raise UnsupportedError(
+            f"{catalogue.paths[0]}: llama.cpp's server does not serve models with an encoder; "
+            "flexinfer run does"
+        )
+
+
+def forecast_of(catalogue: Catalogue, settings: Settings) -> Forecast:
+    """What a model does under any budget, in the smallest context; of layers that are here."""
+    weights = estimate_weights(catalogue, settings.threads)
+    kind = settings.kv[1]
+    costs = estimate_costs(
+        catalogue, (kind, kind), flash_attention=settings.flash_attention is not False
+    )
+    threads, kernels = settings.threads, settings.kernels
+    drives = drives_for(catalogue, settings.mirrors)
+    weights, rates = measure_rates(catalogue, weights, drives, threads, kernels)
+    request = Request(
+        budget=settings.budget,
+        ctx=MIN_CONTEXT,
+        ubatch=settings.ubatch or 1,
+        strategy=settings.strategy,
+        weight_memory=settings.weight_memory,
+        window=settings.window,
+    )
+    whole = Forecast(weights, request, drives.costing(costs), rates)
+    return whole if settings.split is None else here(whole, settings.split)
+
+
+def rows_of_passes(settings: Settings, catalogue: Catalogue) -> tuple[Forecast, RowTimes]:
+    """The same, and how long passes over several rows take to compute."""
+    forecast = forecast_of(catalogue, settings)
+    seen = remembered_rows(catalogue, settings.threads, settings.kernels)
+    times = row_times(forecast.weights, catalogue.types, forecast.rates, settings.threads, seen)
+    return forecast, times

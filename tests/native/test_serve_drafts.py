@@ -1,0 +1,196 @@
+"""Answers of the server whose tokens are drafted: the same ones, in one budget, and counted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.architectures import tiny
+from support.quantised import quantised
+from support.served import Served, serving
+from support.tiny_model import TinyModel
+
+from flexinfer.synth.shapes import Shape
+from flexinfer.synth.write import write_model
+
+DATA = Path(str(files("flexinfer") / "data"))
+SHAPE = Shape(layers=2, width=256, ffn=768, heads=4, kv_heads=4, vocabulary=2000, head_size=64)
+SIZES = ("--ctx", 640, "--ubatch", 64, "--threads", 2, "--slots", 1)
+# From before a multiple of 256 cells over it, where attention is divided among threads.
+PROMPT, TOKENS = 496, 40
+# llama.cpp's own lengths, whatever drafts bring: tiny models take no time to read.
+BY_MODEL = ("--spec-type", "draft-simple", "--spec-draft-n-max", 5)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (path,) = write_model(SHAPE, tmp_path_factory.mktemp("drafts") / "target.gguf", "q4_K")
+    return path
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the same vocabulary, but what it writes is mostly wrong."""
+    folder = tmp_path_factory.mktemp("drafts")
+    (path,) = write_model(SHAPE, folder / "stranger.gguf", "q4_0", seed=5)
+    return path
+
+
+def asked(**more: Any) -> dict[str, Any]:
+    """Tokens that come again, so that what followed them can be drafted."""
+    prompt = [3 + number * 7 % 31 for number in range(PROMPT)]
+    fixed = {"ignore_eos": True, "return_tokens": True, "seed": 7, "cache_prompt": True}
+    return {"prompt": prompt, "n_predict": TOKENS, "temperature": 0.0, **fixed, **more}
+
+
+def answered(served: Served, prompt: int = PROMPT) -> list[Any]:
+    """Tokens of two answers; then logits that hang on all cells that those filled."""
+    found: list[Any] = []
+    for temperature in (0.0, 0.8):
+        told = asked()["prompt"][:prompt]
+        tokens = served.complete(**asked(prompt=told, temperature=temperature))["tokens"]
+        assert len(tokens) == TOKENS
+        known = [*told, *tokens]
+        last = served.complete(**asked(prompt=known, n_predict=4, n_probs=20))
+        assert last["timings"]["cache_n"] >= len(known) - 2
+        found += [tokens, last["tokens"], last["completion_probabilities"]]
+    return found
+
+
+MODELS: dict[str, Callable[[TinyModel, Path], Path]] = {
+    "q4_0": lambda make, folder: make("tiny-llama", "q4_0"),
+    "f16": lambda make, folder: make("tiny-llama", "f16"),
+    "mixture": lambda make, folder: make("tiny-moe", "q6_K"),
+    "mixed": lambda make, folder: quantised(make("tiny-llama", "f16"), "q4_K_M", folder),
+    "sliding window": lambda make, folder: tiny.write("gemma3-dense", folder),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_drafts_change_no_bit_of_any_kind(name: str, tiny_model: TinyModel, tmp_path: Path) -> None:
+    model = MODELS[name](tiny_model, tmp_path)
+    sizes = (model, *SIZES, "--weight-memory", model.stat().st_size, "--repack")
+    prompt = 200 if name == "sliding window" else PROMPT
+    with serving(*sizes, "--", "--swa-full") as served:
+        expected = answered(served, prompt)
+        assert "drafts" not in served.stats
+    with serving(*sizes, "--", "-md", model, *BY_MODEL) as served:
+        assert answered(served, prompt) == expected
+        drafts = served.stats["drafts"]
+        # What is sampled is another token now and then.
+        assert 0 < drafts["accepted"] < drafts["drafted"]
+        assert drafts["tokens"] == drafts["passes"] + drafts["accepted"]
+
+
+@pytest.mark.parametrize("repack", ["--repack", "--no-repack"])
+def test_drafts_of_a_model_change_no_bit(target: Path, stranger: Path, repack: str) -> None:
+    sizes = (target, *SIZES, "--memory", "300MiB", repack)
+    with serving(*sizes) as served:
+        expected = answered(served)
+    rights = []
+    for draft in (target, stranger):
+        with serving(*sizes, "--", "-md", draft, *BY_MODEL) as served:
+            assert answered(served) == expected
+            stats = served.stats
+        drafts, memory = stats["drafts"], stats["memory"]
+        assert drafts["drafted"] > TOKENS
+        rights.append(drafts["accepted"] / drafts["drafted"])
+        assert memory["draft"] == drafts["bytes"] > draft.stat().st_size // 2
+        assert memory["used"] <= memory["budget"]
+    # Of its own greedy answer nearly all are right, of the sampled one few.
+    assert rights[0] > 0.1 > rights[1]
+
+
+def test_probabilities_are_told_of_each_token(target: Path) -> None:
+    """llama.cpp has none for tokens of a draft, so nothing is drafted meanwhile."""
+    with serving(target, *SIZES, "--memory", "300MiB", "--", "-md", target, *BY_MODEL) as served:
+        answer = served.complete(**asked(n_probs=3))
+        told = answer["completion_probabilities"]
+        assert [len(token["top_logprobs"]) for token in told] == [3] * TOKENS
+        assert served.stats["drafts"]["drafted"] == 0
+        served.complete(**asked())
+        assert served.stats["drafts"]["drafted"] > 0
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_how_many_follows_from_what_they_bring(target: Path, slots: int) -> None:
+    sizes = ("--ctx", 640, "--slots", slots, "--memory", "400MiB", "--draft", target)
+    with serving(target, *sizes) as served:
+        answers = served.complete_together([asked() for _ in range(slots)])
+        assert [len(answer["tokens"]) for answer in answers] == [TOKENS] * slots
+        drafts = served.stats["drafts"]
+        assert 0 < drafts["passes"] < slots * TOKENS
+        assert drafts["tokens_per_pass"] == round(drafts["tokens"] / drafts["passes"], 3)
+        _, _, metrics = served.request("GET", "/metrics")
+        for name in ("drafted_tokens_total", "accepted_tokens_total", "tokens_per_pass"):
+            assert f"\nflexinfer_{name} ".encode() in metrics
+        _, plan = served.get("/engine/plan")
+        assert any("tokens drafted at a time by" in line for line in plan["server"]["said"])
+
+
+def test_a_file_of_requests_is_answered_the_same(target: Path, tmp_path: Path) -> None:
+    body = {"prompt": asked()["prompt"][:60], "max_tokens": 30, "temperature": 0}
+    lines = [
+        {
+            "custom_id": f"r{n}",
+            "method": "POST",
+            "url": "/v1/completions",
+            "body": body | {"seed": n},
+        }
+        for n in range(3)
+    ]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = {}
+    for draft in ("off", "ngram", target):
+        out = tmp_path / f"{Path(draft).stem}.jsonl"
+        words = ("batch", source, out, target, "--memory", "300MiB", "--slots", 1, "--ctx", 128)
+        done = flexinfer(*words, "--draft", draft)
+        assert done.returncode == 0, done.stderr
+        records = sorted(
+            map(json.loads, out.read_text().splitlines()), key=lambda r: r["custom_id"]
+        )
+        said[str(draft)] = [record["response"]["body"]["choices"][0]["text"] for record in records]
+    assert len(said["off"]) == len(lines)
+    assert said["ngram"] == said[str(target)] == said["off"]
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "sentence"),
+    [
+        (
+            "mamba2-dense",
+            ["--draft", "ngram"],
+            "keeps a state from which no token can be taken back",
+        ),
+        ("gemma3-dense", ["--draft", "mtp"], "--draft mtp: "),
+        ("gemma3-dense", ["--draft", DATA / "shakespeare.gguf"], "vocabulary"),
+        ("gemma3-dense", ["--draft", "ngram", "--", "--spec-type", "none"], "both say who drafts"),
+    ],
+)
+def test_what_cannot_be_drafted_is_refused_in_a_sentence(
+    make: str, arguments: list[object], sentence: str, tmp_path: Path
+) -> None:
+    done = flexinfer("serve", tiny.write(make, tmp_path), "--port", 0, "--memory", "1G", *arguments)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_budget_for_one_alone_is_refused(target: Path) -> None:
+    words = ("serve", target, "--port", 0, "--ctx", 512, "--draft", target, "--memory")
+    done = flexinfer(*words, "121MiB")
+    assert done.returncode == 1
+    assert "with a draft model beside it, the budget" in done.stderr
+    assert "more for the server" in done.stderr
+
+
+def flexinfer(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flexinfer", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
