@@ -95,22 +95,16 @@ def test_a_ready_line_that_cannot_be_written_is_told(
         assert said.splitlines()[-1] == b"flexinfer: standard output cannot be written: " + why
 
 
-@pytest.mark.parametrize(
-    ("name", "redirection"),
-    [
-        *(("serve", redirection) for redirection in ("2> /dev/full", "2>&-", "<&-", "<&- 2>&-")),
-        ("worker", "<&-"),
-    ],
-)
+@pytest.mark.parametrize("name", _SERVING)
+@pytest.mark.parametrize("redirection", ["2> /dev/full", "2>&-", "<&-", "<&- 2>&-"])
 def test_other_streams_that_are_full_or_closed_cost_nothing(name: str, redirection: str) -> None:
     with _running(name, redirection, "--json") as (process, port):
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         assert ready
         socket.create_connection(("127.0.0.1", port), _SECONDS).close()
-        out, said = _end(process)
+        _, said = _end(process)
         _clean(said)
-        assert out == b""
 
 
 @pytest.mark.parametrize("name", _SERVING)
