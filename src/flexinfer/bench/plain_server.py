@@ -15,7 +15,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as binding
 
-from flexinfer.serve.library import ServerLibrary
+from flexinfer.serve.library import ServerLibrary, own_tokenize
 
 _UNBOUNDED = {
     "body_bytes": 100 << 20,
@@ -33,6 +33,9 @@ _UNBOUNDED = {
 class Plain:
     """Answers the server with llama.cpp's own functions."""
 
+    def __init__(self) -> None:
+        self._tokenize = own_tokenize()
+
     def load(self, path: str, params: Any) -> int | None:
         return int(binding.llama_model_load_from_file(path.encode(), params))
 
@@ -44,6 +47,9 @@ class Plain:
 
     def process(self, context: int, kind: int, batch: int) -> int:
         return int(binding.llama_process(context, kind, batch))
+
+    def tokenize(self, vocabulary: int, text: int, length: int, *rest: int) -> int:
+        return int(self._tokenize(vocabulary, text, length, *rest))
 
     def failed(self, status: int) -> str:
         return f"status {status}"

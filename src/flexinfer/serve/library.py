@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from ctypes import CFUNCTYPE, c_char_p, c_int, c_int32, c_int64, c_void_p
+from ctypes import CFUNCTYPE, c_bool, c_char_p, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,22 +15,29 @@ import llama_cpp.llama_cpp as binding
 
 from flexinfer.errors import EngineError, UnsupportedError
 from flexinfer.native.built import open_built, sources
-from flexinfer.serve.texts import REFUSED, Texts, Tokenize
 
 LIBRARY = Path(__file__).with_name("libflexinfer-server.so")
 
 # What a pass that could not be computed comes to, and is not tried again.
 FAILED = -3
+# Of which llama.cpp makes an error of the request: it means more tokens than can be counted.
+REFUSED = -(2**31)
 
 _Load = CFUNCTYPE(c_void_p, c_char_p, binding.llama_model_params)
 _Create = CFUNCTYPE(c_void_p, c_void_p, binding.llama_context_params)
 _Free = CFUNCTYPE(None, c_void_p)
 _Process = CFUNCTYPE(c_int32, c_void_p, c_int, c_void_p)
+_Tokenize = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_int32, c_void_p, c_int32, c_bool, c_bool)
 _Failed = CFUNCTYPE(None, c_int32)
 _Ready = CFUNCTYPE(c_int64, c_int64)
 _Length = CFUNCTYPE(c_int64, c_int64, c_int64, c_int64)
 _Verified = CFUNCTYPE(None, c_int64, c_int64)
 _Answer = CFUNCTYPE(None, c_char_p, c_char_p, c_void_p)
+
+
+def own_tokenize() -> Any:
+    """The binding's ``llama_tokenize``, with addresses instead of arrays."""
+    return _Tokenize(ctypes.cast(binding.llama_tokenize, c_void_p).value or 0)
 
 
 class _Hooks(ctypes.Structure):
@@ -41,7 +48,7 @@ class _Hooks(ctypes.Structure):
         ("create", _Create),
         ("free_model", _Free),
         ("process", _Process),
-        ("tokenize", Tokenize),
+        ("tokenize", _Tokenize),
         ("tokenize_media", c_void_p),
         ("decode_media", c_void_p),
         ("failed", _Failed),
@@ -76,6 +83,9 @@ class Host(Protocol):
 
     def process(self, context: int, kind: int, batch: int) -> int:
         """Decode or encode a batch; llama.cpp's status of it."""
+
+    def tokenize(self, vocabulary: int, text: int, length: int, *rest: int) -> int:
+        """As ``llama_tokenize``, with addresses; `REFUSED` for a text that may not be read."""
 
     def failed(self, status: int) -> str:
         """What to tell the requests whose pass failed, asked in the thread that ran it."""
@@ -126,20 +136,12 @@ class ServerLibrary:
     def connect(self, host: Host, routes: Sequence[str], limits: dict[str, int]) -> None:
         """Have the server ask `host`; `limits` are the integers among the hooks."""
         hooks = _Hooks.in_dll(self._native, "flexinfer_hooks")
-        texts = Texts()
-
-        def load(path: bytes, params: Any) -> int | None:
-            model = host.load(os.fsdecode(path), params)
-            if model:
-                texts.note(model)
-            return model
-
         calls = {
-            "load": _Load(_guarded(load)),
+            "load": _Load(_guarded(lambda path, params: host.load(os.fsdecode(path), params))),
             "create": _Create(_guarded(host.create)),
             "free_model": _Free(_guarded(host.free)),
             "process": _Process(_guarded(host.process, FAILED)),
-            "tokenize": Tokenize(_guarded(texts.tokenize, REFUSED)),
+            "tokenize": _Tokenize(_guarded(host.tokenize, REFUSED)),
             "failed": _Failed(_guarded(lambda status: self._fail(host.failed(status)))),
             "draft_length": _Length(_guarded(host.draft_length, 0)),
             "verified": _Verified(_guarded(host.verified)),

@@ -23,6 +23,7 @@ from flexinfer.serve.models import Models, ServedModel
 from flexinfer.serve.planned import Planned
 from flexinfer.serve.routes import Routes
 from flexinfer.serve.settings import Settings
+from flexinfer.serve.texts import Texts
 from flexinfer.serve.watch import ACCOUNT, Watch
 
 _STOPPING = "the server is stopping; send the request again once it runs"
@@ -82,6 +83,7 @@ class Server:
         self._ending = ending
         ending.call(self._end)
         self._tell = tell
+        self._texts = Texts()
         self._watch: Watch | None = None
         self._follower: Follower | None = None
         self._failure: BaseException | None = None
@@ -146,7 +148,10 @@ class Server:
     # -- what the server asks -----------------------------------------------------------------
 
     def load(self, path: str, params: Any) -> int | None:
-        return self._kept(lambda: self._models.load(path, params))
+        model = self._kept(lambda: self._models.load(path, params))
+        if model:
+            self._texts.note(model)
+        return model
 
     def create(self, model: int, params: Any) -> int | None:
         return self._kept(lambda: self._models.create(model, params))
@@ -165,6 +170,9 @@ class Server:
             threading.Timer(_TELLING_SECONDS, self._library.stop).start()
             return FAILED
         return status
+
+    def tokenize(self, vocabulary: int, text: int, length: int, *rest: int) -> int:
+        return self._texts.tokenize(vocabulary, text, length, *rest)
 
     def failed(self, status: int) -> str:
         failure = device().take_failure()

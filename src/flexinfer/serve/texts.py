@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import CFUNCTYPE, c_bool, c_int32, c_void_p
 
 import llama_cpp.llama_cpp as binding
 
 from flexinfer.binding.text_limits import SAFE, expressions, stack_for
 from flexinfer.errors import RequestError
 from flexinfer.native.device.device import device
+from flexinfer.serve.library import REFUSED, own_tokenize
 
-# ``llama_tokenize``, with addresses instead of arrays.
-Tokenize = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_int32, c_void_p, c_int32, c_bool, c_bool)
-# Of which llama.cpp makes an error of the request: it means more tokens than can be counted.
-REFUSED = -(2**31)
 _NAME_BYTES = 64
 
 
@@ -22,7 +18,7 @@ class Texts:
     """`llama_tokenize` for the threads of a server."""
 
     def __init__(self) -> None:
-        self._native = Tokenize(ctypes.cast(binding.llama_tokenize, c_void_p).value or 0)
+        self._native = own_tokenize()
         # The name of the regular expressions, by the address of the vocabulary.
         self._names: dict[int, str] = {}
 
