@@ -484,3 +484,14 @@ def _bench(asked: Asked) -> None:
     Path(reports[0]).unlink()
     assert asked.out(*words, "--report-only") == said
     assert Path(reports[0]).read_text() == before
+
+
+@check("bench", "--slots")
+def _bench_slots(asked: Asked) -> None:
+    words = ("--out", asked.folder / "out", "--budgets", "300MiB", "--strategy", "sync")
+    small = ("--cores", "1", "--rounds", "1", "-n", "3", "--ctx", "64", "--seconds", "5")
+    said = asked.out(asked.model, *words, "--drive", "native", *small, "--slots", "2")
+    (model,) = json.loads(Path(said.split()[0]).read_text())["models"].values()
+    (together,) = model["together"]
+    # Streams of a model this small may be over before they are counted.
+    assert together["slots"] == 2
