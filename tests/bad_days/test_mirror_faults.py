@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from support.command import FLEXINFER, flexinfer
 from support.decoding_bits import answer, open_tiny
 from support.faulty_drive import FaultyDrive
+from support.forked import in_child
 from support.model_drive import holding
 from support.served import ASKED, serving
 from support.tiny_model import TinyModel
@@ -172,18 +172,6 @@ def test_a_forked_child_refuses_and_opens_its_own(case: Case) -> None:
 
         assert in_child(check) == 0
         assert answer(llm) == case.alone
-
-
-def in_child(check: Callable[[], bool]) -> int:
-    """Exit code of a child that runs `check`."""
-    child = os.fork()
-    if not child:
-        signal.alarm(60)
-        try:
-            os._exit(0 if check() else 1)
-        except BaseException:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def command_line(case: Case, *words: object) -> list[str]:

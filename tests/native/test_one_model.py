@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +18,7 @@ from llama_cpp import LogitsProcessorList
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from support import methods
 from support.api_calls import OPTIONS
+from support.forked import in_child
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
@@ -169,21 +168,6 @@ def test_closing_from_within_an_answer(path: str) -> None:
         llm.n_ctx()
 
 
-def _in_child(check: Any) -> int:
-    """Exit code of a child that runs `check`."""
-    child = os.fork()
-    if not child:
-        signal.alarm(60)
-        try:
-            os._exit(0 if check() else 1)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def test_a_child_opens_a_model_of_its_own(path: str, llm: Llama) -> None:
     """After an answer with two threads, whose helpers the child does not have."""
     expected = _text(llm, "one two")
@@ -197,7 +181,7 @@ def test_a_child_opens_a_model_of_its_own(path: str, llm: Llama) -> None:
         # Twice as much, were the other process's model in it.
         return answered == [expected] * 2 and books <= held
 
-    assert _in_child(child) == 0
+    assert in_child(child) == 0
     assert _text(llm, "one two") == expected
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.command import FLEXINFER, in_shell
+from support.terminals import TERMINALS
 from support.workers import free_port
 
 from flexinfer.serve.library import LIBRARY
@@ -29,14 +30,6 @@ _SIZES = ("--slots", "2", "--ctx", "128", "--weight-memory", "2MiB")
 # A child that does not end by itself or when told to is not waited for any longer.
 _SECONDS = 120
 _SERVING = ["serve", "worker"]
-_TERMINALS = [
-    {"PYTHONIOENCODING": "ascii"},
-    {"PYTHONIOENCODING": "latin-1"},
-    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-    {"NO_COLOR": "1"},
-    {"TERM": "dumb"},
-    {"COLUMNS": "20"},
-]
 
 
 def _words(name: str, port: int) -> tuple[str, ...]:
@@ -120,7 +113,7 @@ def test_a_reader_that_leaves_needs_no_message(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", _SERVING)
-@pytest.mark.parametrize("variables", _TERMINALS, ids=lambda variables: "-".join(variables))
+@pytest.mark.parametrize("variables", TERMINALS, ids=lambda variables: "-".join(variables))
 def test_terminals_of_all_kinds(name: str, variables: dict[str, str]) -> None:
     with _running(name, "", "--json", **variables) as (process, _):
         assert process.stdout is not None
@@ -168,7 +161,7 @@ def test_a_batch_needs_no_other_stream(batch: tuple[str, ...], redirection: str)
     assert json.loads(done.stdout)["requests"] == 1
 
 
-@pytest.mark.parametrize("variables", _TERMINALS, ids=lambda variables: "-".join(variables))
+@pytest.mark.parametrize("variables", TERMINALS, ids=lambda variables: "-".join(variables))
 def test_a_batch_in_terminals_of_all_kinds(
     batch: tuple[str, ...], variables: dict[str, str]
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 from support.command import FLEXINFER, in_shell
+from support.terminals import TERMINALS
 from support.tiny_model import TinyModel
 
 from flexinfer.cli import main
@@ -138,14 +139,7 @@ def test_no_file_takes_the_number_of_a_closed_stream(
 @pytest.mark.parametrize("name", [*_SAYS, "chat"])
 @pytest.mark.parametrize(
     "variables",
-    [
-        {"PYTHONIOENCODING": "ascii"},
-        {"PYTHONIOENCODING": "latin-1"},
-        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        {"NO_COLOR": "1"},
-        {"TERM": "dumb"},
-        {"COLUMNS": "20"},
-    ],
+    TERMINALS,
     ids=lambda variables: "-".join(f"{name}={value}" for name, value in variables.items()),
 )
 def test_terminals_of_all_kinds(
