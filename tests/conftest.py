@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.tiny_model import TinyModel
 
-pytest_plugins = ["support.hub_client", "support.victims.starting"]
+pytest_plugins = ["support.hub_client", "support.own_process", "support.victims.starting"]
 
 # What the tests of a folder need; those of `unit` need nothing.
 _NEEDS = {"native": ("native",), "bad_days": ("native",), "slow": ("native", "slow")}

@@ -87,6 +87,7 @@ def test_a_model_that_drafts_changes_no_bit(
         assert stats.passes < TOKENS // 2
 
 
+@pytest.mark.own_process
 def test_one_budget_holds_both(models: tuple[Path, Path]) -> None:
     large, small = models
     least = process_memory() + 100 * MIB

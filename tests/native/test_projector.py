@@ -36,6 +36,7 @@ def test_an_image_is_described_as_plain_llama_cpp_does(
         assert (text, describe(llm, seed=8)[1]) != (text, logits)
 
 
+@pytest.mark.own_process
 def test_its_memory_is_charged_and_comes_from_the_weights(
     tiny_model: TinyModel, tmp_path: Path
 ) -> None:
