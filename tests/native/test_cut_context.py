@@ -79,6 +79,7 @@ def test_more_than_it_holds(llm: Llama, use: Callable[[Any, list[int]], Any]) ->
     llm.eval([1, 2, 3])
 
 
+@pytest.mark.own_process
 def test_what_may_not_give_way_does_not(path: str, budget: int) -> None:
     with pytest.raises(BudgetError, match="the smallest that would do"):
         Llama(path, memory=budget, n_ctx=_ASKED, min_ctx=_ASKED, verbose=False)
