@@ -157,17 +157,20 @@ class Traffic:
         read_bytes: from the drive, for passes.
         wait_s: seconds in which passes waited for the drive.
         busy_s: seconds in which reads were under way.
+        treating_s: seconds in which passes treated what they had waited for.
     """
 
     read_bytes: int = 0
     wait_s: float = 0.0
     busy_s: float = 0.0
+    treating_s: float = 0.0
 
     def __sub__(self, other: Traffic) -> Traffic:
         return Traffic(
             self.read_bytes - other.read_bytes,
             self.wait_s - other.wait_s,
             self.busy_s - other.busy_s,
+            self.treating_s - other.treating_s,
         )
 
 

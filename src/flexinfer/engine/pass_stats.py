@@ -18,6 +18,7 @@ class PassStats(Sums):
         read_bytes: from the drive.
         away_s: in which other devices computed, as far as nothing here did.
         tokens: rows of all batches.
+        packing_s: of `compute_s`, in which what had arrived was packed.
     """
 
     passes: int = 0
@@ -28,3 +29,4 @@ class PassStats(Sums):
     read_bytes: int = 0
     away_s: float = 0.0
     tokens: int = 0
+    packing_s: float = 0.0

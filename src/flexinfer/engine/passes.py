@@ -127,5 +127,6 @@ class Passes:
             read_bytes=traffic.read_bytes,
             away_s=0.0 if self._single else max(whole - one.seconds, 0.0),
             tokens=one.rows,
+            packing_s=traffic.treating_s,
         )
         self._note(stats, one.rows, one.settled)

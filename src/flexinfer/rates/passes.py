@@ -30,6 +30,7 @@ class Observed:
         idle: float,
         nbytes: int,
         away: float = 0.0,
+        packing: float = 0.0,
     ) -> None:
         """Take in one pass.
 
@@ -40,13 +41,17 @@ class Observed:
             idle: in which no read was under way.
             nbytes: that were read.
             away: in which only other devices computed.
+            packing: in which it packed what it had waited for.
         """
-        if rows <= _MOST_ROWS:
+        limited = waited > _WAITED * seconds
+        # Where packing, reading and computing share the processors, a pass that waits long for the
+        # drive takes several times as long to compute as one that does not.
+        if rows <= _MOST_ROWS and not (packing and limited):
             times = self._computed.setdefault(rows, deque(maxlen=_KEPT))
-            times.append(seconds - waited - away)
+            times.append(seconds - waited - away - packing)
         if rows == 1:
             self._away.append(away)
-        if waited > _WAITED * seconds and seconds > idle:
+        if limited and seconds > idle:
             self._drive.append(nbytes / (seconds - idle))
 
     @property

@@ -31,8 +31,8 @@ def row_times(
 ) -> RowTimes:
     """Of a model's main types, remembered for a month or measured within a second.
 
-    What one row takes is that of `rates`; the probe says how much longer more rows take, and what
-    passes took corrects it.
+    What one row takes is that of `rates`; the probe says how much more rows add, and what passes
+    took corrects it.
 
     Args:
         seen: seconds that passes of this model took to compute, by their rows.
@@ -46,13 +46,19 @@ def row_times(
     total = undisturbed(
         [sum(work[kind] * paces[kind.name][at] for kind in kinds) for at in range(len(ROWS))]
     )
+    probed = added(rates.compute_s, total)
     # Nothing is computed here where all layers are elsewhere.
-    of_one = total[0] or math.inf
-    probed = [
-        (rows, rates.compute_s * seconds / of_one)
-        for rows, seconds in zip(ROWS, total, strict=True)
-    ]
-    return corrected(RowTimes(tuple(probed)), seen if rates.compute_s and total[0] else {})
+    return corrected(probed, seen if rates.compute_s and total[0] else {})
+
+
+def added(one: float, probed: Sequence[float]) -> RowTimes:
+    """What more rows add to the seconds of `one`, by a probe of each of `ROWS`.
+
+    Where one row takes longer in a pass than in a probe, it is for what a pass does besides, and
+    that takes as long with more rows.
+    """
+    seconds = (one + more - probed[0] for more in probed)
+    return RowTimes(tuple(zip(ROWS, seconds, strict=True)))
 
 
 def undisturbed(seconds: Sequence[float]) -> list[float]:

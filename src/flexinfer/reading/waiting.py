@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,14 +13,31 @@ from flexinfer.reading.reader import CLOSE_SECONDS, Transfer, Treatment, treated
 
 @dataclass
 class Counters:
-    """What was read, in bytes, and how long that was waited for, in seconds."""
+    """What was read, in bytes, and how long that was waited for, in seconds.
+
+    `treating_s` are those in which whoever had waited treated what was read.
+    """
 
     read_bytes: int = 0
     wait_s: float = 0.0
+    treating_s: float = 0.0
 
     def add(self, other: Counters) -> None:
         self.read_bytes += other.read_bytes
         self.wait_s += other.wait_s
+        self.treating_s += other.treating_s
+
+    def timed(self, treat: Treatment | None) -> Treatment | None:
+        """`treat`, whose seconds are counted."""
+        if treat is None:
+            return None
+
+        def counted() -> None:
+            began = time.perf_counter()
+            treat()
+            self.treating_s += time.perf_counter() - began
+
+        return counted
 
 
 @dataclass

@@ -70,7 +70,8 @@ class Residency:
         """What passes read and waited for, up to date during a pass."""
         counted = self._counters
         read_bytes = counted.read_bytes + self._rows.read_bytes
-        return Traffic(read_bytes, counted.wait_s, self._reader.busy_s)
+        busy_s = self._reader.busy_s
+        return Traffic(read_bytes, counted.wait_s, busy_s, counted.treating_s)
 
     @property
     def settled(self) -> bool:

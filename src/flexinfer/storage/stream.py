@@ -194,7 +194,7 @@ class Stream:
         part = entry.part
         what = f"{part.name} (file {part.file}, offset {part.offset}, {part.nbytes} bytes)"
         untreated = self._waiting.treats and entry.place != "none"
-        treat = part.treatment(entry.address) if untreated else None
+        treat = self.counters.timed(part.treatment(entry.address)) if untreated else None
         try:
             self.counters.wait_s += self._waiting.wait_for(transfer, what, treat)
         except ReadError:

@@ -31,6 +31,22 @@ def test_a_token_that_took_long_is_a_token() -> None:
     assert observed.compute_s == pytest.approx(0.3)
 
 
+def test_packing_is_no_computing() -> None:
+    observed = Observed()
+    for _ in range(4):
+        observed.note(1, 1.0, 0.2, 0.0, 10**9, packing=0.3)
+    assert observed.compute_s == pytest.approx(0.5)
+
+
+def test_computing_beside_packing_counts_where_the_drive_was_not_the_limit() -> None:
+    observed = Observed()
+    for packing in (0.3,) * 4 + (0.0,) * 3:
+        observed.note(1, 1.0, 0.4, 0.0, 10**9, packing=packing)
+    assert observed.compute_s is None
+    observed.note(1, 1.0, 0.4, 0.0, 10**9)
+    assert observed.compute_s == pytest.approx(0.6)
+
+
 def test_what_passes_elsewhere_is_kept_apart() -> None:
     observed = Observed()
     observed.note(32, 9.0, 0.0, 9.0, 0, away=8.0)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 from flexinfer.planning.many import RowTimes
-from flexinfer.rates.row_times import corrected, undisturbed
+from flexinfer.rates.row_times import ROWS, added, corrected, undisturbed
 
 PROBED = RowTimes(((1, 0.25), (8, 1.0), (16, 2.0), (32, 4.0)))
+
+
+def test_rows_add_what_the_probe_says() -> None:
+    times = added(0.75, [0.25 * rows for rows in ROWS])
+    assert times.points == tuple((rows, 0.5 + 0.25 * rows) for rows in ROWS)
 
 
 def test_without_passes_the_probe_stands() -> None:

@@ -325,6 +325,7 @@ def test_each_part_is_packed_once_whoever_does_it(treats: bool) -> None:
     parts = [bench.part(1), one, bench.part(2), one]
     assert run(bench, parts) == [2, 6, 4, 6]
     assert run(bench, parts) == [2, 6, 4, 6]
+    assert (bench.stream.counters.treating_s > 0) == treats
     bench.stream.close()
 
 
