@@ -36,7 +36,7 @@ def served_draft_option(command: Command) -> Command:
         default=OFF,
         show_default=True,
         help="Draft tokens and compute several of each answer a pass, from what was written before "
-        "(ngram) or by a smaller model, a GGUF file.",
+        "(ngram), by the model's own trained head (mtp) or by a smaller model, a GGUF file.",
     )(command)
 
 

@@ -206,6 +206,7 @@ class Opening:
             self._loading,
             self._catalogue,
             listening_packer() if self._options.kernels is Kernels.PACKED else None,
+            self._options.unread,
         )
         trials.run(params.n_ctx, params.n_ubatch)
 

@@ -17,6 +17,7 @@ class Options:
     locked with mlock, None when there is no limit; `rows` of logits are asked for at once, to
     verify drafts; `steady_ubatch` tokens of a prompt are computed at a time wherever that fits;
     `beside` are the bytes of a model that drafts. With `flash_attention_auto` llama.cpp decides.
+    Weights that are `unread` another model of this process computes with, from the same file.
     What is `elsewhere` has layers of it; `mirror_bytes` is what reading from mirrors takes.
     """
 
@@ -35,6 +36,7 @@ class Options:
     flash_attention_auto: bool = False
     elsewhere: Elsewhere | None = None
     mirror_bytes: int = 0
+    unread: frozenset[str] = frozenset()
 
     def pins(self, nbytes: int) -> bool:
         """Whether so much may be kept out of swap."""

@@ -6,7 +6,7 @@ space, so any context can be created, looked at and freed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ class Trials:
         loading: what the load declared.
         catalogue: of the model's files.
         packer: packs the weights that it has kernels for; None: all are computed as they are.
+        unread: names of weights that no graph of these contexts will ever read.
 
     Raises:
         ModelFileError: the file does not have a weight that llama.cpp wants.
@@ -105,6 +106,7 @@ class Trials:
         loading: Loading,
         catalogue: Catalogue,
         packer: Packer | None = None,
+        unread: Container[str] = (),
     ) -> None:
         self._packer = packer
         self._create = create
@@ -118,7 +120,8 @@ class Trials:
         self._unpacked: set[int] = set()
         self._routing: dict[int, ExpertUse] = {}
         self._tensors = {weight.address: weight for weight in loading.weights}
-        self._found = self._find(loading, catalogue)
+        wanted = [weight for weight in loading.weights if weight.name not in unread]
+        self._found = self._find(wanted, catalogue)
 
     def run(self, ctx: int, ubatch: int) -> Trial:
         """Create a context of that size whose buffers are address space, and add them up.
@@ -196,11 +199,11 @@ class Trials:
         return None
 
     def _find(
-        self, loading: Loading, catalogue: Catalogue
+        self, wanted: Sequence[WeightTensor], catalogue: Catalogue
     ) -> list[tuple[WeightTensor, TensorInfo]]:
         by_name = {info.name: info for info in catalogue.tensors}
         found = []
-        for tensor in loading.weights:
+        for tensor in wanted:
             info = by_name.get(tensor.name)
             if info is None or info.nbytes != tensor.nbytes:
                 raise ModelFileError(

@@ -19,6 +19,7 @@ from flexinfer.gguf.as_weight import (
     looked_up_bytes,
 )
 from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.gguf.heads import trunk_of
 from flexinfer.gguf.types import QUANT_TYPES, TensorInfo
 from flexinfer.planning.plan import Costs, CostsOf
 from flexinfer.planning.weights import Use, Weight
@@ -71,7 +72,7 @@ def estimate_weights(catalogue: Catalogue, threads: int) -> list[Weight]:
 
     `threads` decide where rows may be cut without changing a bit.
     """
-    ordered = sorted(catalogue.tensors, key=_place)
+    ordered = sorted(trunk_of(catalogue).tensors, key=_place)
     groups = {layer: group for group, layer in enumerate(_expert_layers(catalogue))}
     return [_weight(catalogue, info, threads, groups) for info in ordered]
 
@@ -84,7 +85,7 @@ def estimate_costs(
     `kv_types` are ggml's numbers of the types of K and V.
     Sliding windows of attention are not taken off: what comes out is then too much.
     """
-    shape = _Shape.of(catalogue, kv_types)
+    shape = _Shape.of(trunk_of(catalogue), kv_types)
     tables = [info for info in catalogue.tensors if info.name in _TABLES]
     experts = [info for info in catalogue.tensors if _use(catalogue, info) is Use.EXPERTS]
     base = PROCESS + GROWTH + _TOKEN_BYTES * shape.vocabulary

@@ -14,6 +14,7 @@ from flexinfer.serve.flags import INSTEAD, SWITCHES, WITH_VALUE
 _DRAFTS = {
     "none": ("", 0),
     "draft-simple": ("--spec-draft-n-max", 3),
+    "draft-mtp": ("--spec-draft-n-max", 3),
     "ngram-simple": ("--spec-ngram-simple-size-m", 48),
     "ngram-map-k": ("--spec-ngram-map-k-size-m", 48),
     "ngram-map-k4v": ("--spec-ngram-map-k4v-size-m", 48),
@@ -33,6 +34,7 @@ class Extra:
     Attributes:
         drafts: how many tokens a slot may draft at a time.
         draft_model: path of the model that drafts.
+        head: the model's own trained head drafts.
         checkpoints: how many a slot keeps, where it was asked.
         tls: connections are encrypted.
     """
@@ -40,6 +42,7 @@ class Extra:
     flags: tuple[str, ...] = ()
     drafts: int = 0
     draft_model: str | None = None
+    head: bool = False
     checkpoints: int | None = None
     tls: bool = False
 
@@ -65,6 +68,7 @@ def read_extra(flags: Sequence[str]) -> Extra:
         tuple(flags),
         drafts,
         _first(given, _MODEL_DRAFT),
+        "draft-mtp" in kinds.split(","),
         None if checkpoints is None else _number(_CHECKPOINTS[1], checkpoints),
         _checked_certificate(given),
     )

@@ -39,7 +39,8 @@ class _Nothing:
 class ModelFile:
     """A model to open; `least_ubatch` is the smallest batch that a plan may come to.
 
-    `mirrors` are copies of it that are read beside it.
+    `mirrors` are copies of it that are read beside it. `read` is what is computed of it, where that
+    is not the whole model: its rates are remembered by themselves.
     """
 
     catalogue: Catalogue
@@ -47,6 +48,7 @@ class ModelFile:
     threads: int
     least_ubatch: int
     mirrors: tuple[Mirror, ...] = ()
+    read: Catalogue | None = None
 
 
 class ServedModel:
@@ -55,6 +57,7 @@ class ServedModel:
     def __init__(self, file: ModelFile, ledger: Ledger, lost: Callable[[str], None]) -> None:
         catalogue, threads, kernels = file.catalogue, file.threads, file.options.kernels
         self.file = file
+        self._read = read = file.read or catalogue
         self.drives = drives_for(catalogue, file.mirrors)
         self.opening = Opening(
             catalogue,
@@ -63,9 +66,7 @@ class ServedModel:
             lambda resident: open_model(
                 catalogue, self.drives, kernels, resident=resident, lost=lost
             ),
-            lambda weights: measure_rates(
-                catalogue, weights, self.drives, threads, kernels, self._part
-            ),
+            lambda weights: measure_rates(read, weights, self.drives, threads, kernels, self._part),
         )
 
     @property
@@ -140,7 +141,7 @@ class ServedModel:
     def close(self) -> None:
         if self.opening.engine is not None:
             remember(
-                *(self.file.catalogue, self.file.threads, self.file.options.kernels),
+                *(self._read, self.file.threads, self.file.options.kernels),
                 *(self.drives, self.opening.engine.observed),
                 self.drive_uses,
                 self._part,

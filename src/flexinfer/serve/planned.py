@@ -9,6 +9,7 @@ from flexinfer.engine.elsewhere import Elsewhere
 from flexinfer.engine.options import Options
 from flexinfer.errors import BudgetError
 from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.gguf.heads import trunk_of
 from flexinfer.gguf.mirrors import Mirror
 from flexinfer.machine.machine import Machine
 from flexinfer.native.cards import cards
@@ -71,22 +72,35 @@ def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
     drafting = plan_drafting(settings, catalogue, wish)
     settings = drafting.beside(settings)
     steady = drafting.steady_ubatch
-    wish = replace(wish, drafts=drafting.flags.drafts, draft=drafting.nbytes, steady_ubatch=steady)
+    wish = drafting.among(wish)
     sizes = drafting.tell(decide(wish, catalogue, forecast_of(catalogue, settings)))
     main = _file(catalogue, settings, sizes, settings.budget - sizes.reserve, settings.mirrors)
-    main = replace(main, options=replace(main.options, steady_ubatch=steady))
+    unread = _unread(catalogue, trunk_of(catalogue) if drafting.read else catalogue)
+    main = replace(main, options=replace(main.options, steady_ubatch=steady, unread=unread))
     if settings.split is not None:
         found = {card.name: card.address for card in cards()}
         elsewhere = Elsewhere(settings.split, found)
         main = replace(main, options=replace(main.options, elsewhere=elsewhere))
     files = {catalogue.paths[0]: main}
-    if drafting.model is not None and drafting.plan is not None:
-        beside = _file(drafting.model, settings, sizes, drafting.nbytes, ())
-        # What it costs beside its weights was taken off the budget already.
-        options = replace(beside.options, weight_memory=drafting.plan.room)
-        files[drafting.model.paths[0]] = replace(beside, options=options)
+    files |= _beside(settings, drafting, sizes)
     arguments = _arguments(settings, catalogue, sizes, swa_full=drafting.swa_full)
     return Planned(sizes, files, tuple(arguments), drafting)
+
+
+def _beside(settings: Settings, drafting: Drafting, sizes: Sizes) -> dict[str, ModelFile]:
+    """The model that drafts, by the path that the server will name."""
+    if drafting.model is None or drafting.plan is None:
+        return {}
+    file = _file(drafting.model, settings, sizes, drafting.nbytes, ())
+    unread = _unread(drafting.model, drafting.read or drafting.model)
+    # What it costs beside its weights was taken off the budget already.
+    options = replace(file.options, weight_memory=drafting.plan.room, unread=unread)
+    return {drafting.path: replace(file, options=options, read=drafting.read)}
+
+
+def _unread(catalogue: Catalogue, read: Catalogue) -> frozenset[str]:
+    """Names of the weights that are not among those that are read."""
+    return frozenset(catalogue.types.keys() - read.types.keys())
 
 
 def best_slots(settings: Settings, catalogue: Catalogue) -> int:

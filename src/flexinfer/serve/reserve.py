@@ -47,7 +47,8 @@ _PROJECTOR = 64 * MIB
 class Wish:
     """What was asked for: `ctx` tokens a slot, None to choose; sizes of other files in bytes.
 
-    `steady_ubatch` tokens of a prompt are computed at a time wherever that fits.
+    `steady_ubatch` tokens of a prompt are computed at a time wherever that fits; `handed` bytes go
+    from the model to its own head.
     """
 
     budget: int
@@ -61,6 +62,7 @@ class Wish:
     lora: int = 0
     projector: int = 0
     draft: int = 0
+    handed: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def bounded(wish: Wish, catalogue: Catalogue, ctx: int, least: int, said: tuple[
 
 def _other_files(wish: Wish) -> int:
     projector = wish.projector + _PROJECTOR if wish.projector else 0
-    return wish.lora + wish.draft + projector
+    return wish.lora + wish.draft + wish.handed + projector
 
 
 def with_caches(sizes: Sizes, wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:

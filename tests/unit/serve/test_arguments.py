@@ -47,7 +47,7 @@ def test_drafts_are_counted(flags: list[str], drafts: int) -> None:
         (["--temp"], "--temp after -- lacks its value"),
         (["--temp", "1", "extra"], "'extra' is not among"),
         (["--temp=1"], "'--temp=1' is not among"),
-        (["--spec-type", "draft-mtp"], "draft-mtp is not planned for"),
+        (["--spec-type", "draft-eagle3"], "draft-eagle3 is not planned for"),
         (["-md", "x", "--spec-draft-n-max", "many"], "--spec-draft-n-max many is no number"),
     ],
 )
