@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _TESTS = Path(__file__).parents[1]
 # Every name that llama.cpp reads in ``tokenizer.ggml.pre`` and splits words for in another way.
 _NAMES = [
@@ -27,7 +29,7 @@ def victim(*arguments: str) -> list[str]:
         [sys.executable, str(_TESTS / "support" / "victims" / "long_texts.py"), *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
         env=os.environ
         | {"PYTHONPATH": os.pathsep.join([str(_TESTS), *sys.path]), "GGML_NO_BACKTRACE": "1"},
@@ -36,9 +38,10 @@ def victim(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_words_that_no_usual_stack_holds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [2, pytest.param(9, marks=pytest.mark.slow)])
+def test_words_that_no_usual_stack_holds(tmp_path: Path, others: int) -> None:
     """They are read, by any regular expressions, or refused where twice the stack is too little."""
-    lines = victim("words", str(tmp_path), *_NAMES)
+    lines = victim("words", str(tmp_path), str(others), *_NAMES)
     outcomes = {name: said for name, *said in map(str.split, lines)}
     assert list(outcomes) == _NAMES
     # What came of words of letters.

@@ -1,7 +1,9 @@
 """Texts that llama.cpp's tokenizer would end the process for, or never come to an end with.
 
-    python long_texts.py words FOLDER NAME...   long words, by each name of regular expressions
-    python long_texts.py special FOLDER         a text of special tokens, then the model is closed
+    python long_texts.py words FOLDER OTHERS NAME...   long words, by each name of expressions
+    python long_texts.py special FOLDER   a text of special tokens, then the model is closed
+
+Words are of letters, and of so many others in turns.
 
 Prints a line each: the name, and what came of each text.
 """
@@ -29,10 +31,12 @@ def vocabulary(folder: str, **entries: Any) -> Llama:
     return Llama(str(path), vocab_only=True, verbose=False)
 
 
-def words(folder: str, names: list[str]) -> None:
-    for name in names:
+def words(folder: str, names: list[str], others: int) -> None:
+    letters, *rest = _UNITS
+    for at, name in enumerate(names):
+        units = [letters, *(rest[(at + other) % len(rest)] for other in range(others))]
         with vocabulary(folder, pre=("STRING", name)) as llm:
-            print(name, *(_outcome(llm, unit) for unit in _UNITS), flush=True)
+            print(name, *(_outcome(llm, unit) for unit in units), flush=True)
 
 
 def _outcome(llm: Llama, unit: str) -> str:
@@ -67,7 +71,7 @@ def special(folder: str) -> None:
 def main() -> None:
     what, folder, *names = sys.argv[1:]
     if what == "words":
-        words(folder, names)
+        words(folder, names[1:], int(names[0]))
     else:
         special(folder)
 
