@@ -2,6 +2,7 @@
 
 A log that nobody can read is dropped. A result that nobody can read ends the command with
 `OutputLost`. Descriptors that were closed are taken by nothing, so that no file gets their numbers.
+What a signal interrupts is written once or not at all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 import os
 import select
 import sys
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import click
 
@@ -46,23 +47,27 @@ class _Output(io.FileIO):
     lost = False
 
     def write(self, data: Any) -> int:
-        if self.lost:
-            return len(data)
+        left = memoryview(data)
         try:
-            while (written := super().write(data)) is None:
-                select.select([], [self], [])
+            while left and not self.lost:
+                written = super().write(left)
+                if written is None:
+                    select.select([], [self], [])
+                left = left[written or 0 :]
         except OSError as error:
             self.lost = True
             raise OutputLost(error) from error
-        return written
+        return len(data)
 
 
 class _Log(io.FileIO):
     """The descriptor of a log; what cannot be written is dropped."""
 
     def write(self, data: Any) -> int:
+        left = memoryview(data)
         with contextlib.suppress(OSError):
-            return super().write(data) or len(data)
+            while left and (written := super().write(left)):
+                left = left[written:]
         return len(data)
 
 
@@ -132,8 +137,9 @@ def _reading() -> io.TextIOWrapper:
 
 def _writing(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
     encoding = getattr(before, "encoding", None) or "utf-8"
+    # No buffer between: one writes again what a signal's exception met after the system took it.
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        cast("BinaryIO", raw),
         encoding=encoding,
         errors=_ERRORS,
         line_buffering=raw.isatty() or isinstance(raw, _Log),
