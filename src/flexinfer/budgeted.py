@@ -25,6 +25,11 @@ from flexinfer.speculate.drafts import Drafts, DraftStats
 from flexinfer.storage.experts.experts import Experts
 from flexinfer.storage.residency import Residency
 
+# Arguments that a model is opened with and that nothing asks again.
+_FIXED = frozenset(
+    {"weight_memory", "strategy", "window", "min_ctx", "repack", "rpc", "draft", "mirrors"}
+)
+
 
 class Budgeted(Drafting):
     """A model that was opened inside a memory budget."""
@@ -37,6 +42,14 @@ class Budgeted(Drafting):
     # The model that drafts, where one does.
     _beside: DraftModel | None = None
     _threads: int
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _FIXED:
+            raise AttributeError(
+                f"{name} cannot be changed while the model is open; assign memory, or open it anew "
+                f"with {name}={value!r}"
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         turns = self._turns

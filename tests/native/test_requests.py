@@ -187,6 +187,9 @@ _ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
         "layer_norm_rms_epsilon is nan",
     ),
     "override of a list": ({"kv_overrides": {"a": [1]}}, "kv_overrides: a is [1]"),
+    "who drafts": ({"draft_model": "small.gguf"}, "draft_model is 'small.gguf'"),
+    "who tokenizes": ({"tokenizer": 5}, "tokenizer is 5"),
+    "who chats": ({"chat_handler": "llava"}, "chat_handler is 'llava'"),
     "override by a long name": ({"kv_overrides": {"a" * 300: 1}}, "at most 127 bytes"),
 }
 
@@ -215,6 +218,19 @@ def test_arguments_of_other_peoples_code_do_no_harm(
     expected = _complete()(llm)["choices"]
     with Llama(path, **{**OPTIONS, **copied}, logits_all=True) as other:
         assert _complete()(other)["choices"] == expected
+
+
+def test_what_is_no_longer_asked_is_not_taken_in_silence(llm: Llama) -> None:
+    with pytest.raises(AttributeError, match="assign memory, or open it anew with weight_memory=1"):
+        llm.weight_memory = 1
+
+
+def test_a_batch_beyond_the_context_takes_nothing(path: str, llm: Llama) -> None:
+    llm.reset()
+    expected = _complete()(llm)["choices"]
+    with Llama(path, **{**OPTIONS, "n_batch": 10**8, "n_ubatch": 10**8}) as large:
+        assert large.n_batch == large.n_ctx() == large.scores.shape[0]
+        assert _complete()(large)["choices"] == expected
 
 
 def test_a_chat_format_that_nobody_knows(path: str) -> None:

@@ -51,9 +51,13 @@ def state_of(parents: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, 
 
 
 def fill_defaults(options: dict[str, Any], machine: Machine, catalogue: Catalogue) -> None:
-    """Set what depends on machine and model: threads, and a context of 0, in place."""
+    """Set what depends on machine and model: threads, context of 0, batch above it, in place."""
     for name in ("n_threads", "n_threads_batch"):
         wanted = options.get(name) or 0
         options[name] = wanted if wanted > 0 else machine.cores
     if options.get("n_ctx") == 0:
         options["n_ctx"] = catalogue.parameter("context_length", 0)
+    if options.get("n_ctx"):
+        # llama.cpp takes no more, but the parent makes room for the logits of what it was told.
+        known = signature(llama_cpp.Llama.__init__).parameters["n_batch"].default
+        options["n_batch"] = min(options.get("n_batch", known), options["n_ctx"])

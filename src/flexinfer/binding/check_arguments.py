@@ -41,6 +41,14 @@ _FRACTIONS = (
 )
 
 
+# What the parent calls, or asks for a method, only once an answer is under way.
+_COLLABORATORS = {
+    "draft_model": ("__call__", "an object that drafts, or draft= a name or a file"),
+    "chat_handler": ("__call__", "a chat handler"),
+    "tokenizer": ("tokenize", "a tokenizer"),
+}
+
+
 def check_arguments(options: Mapping[str, Any], own: Iterable[str]) -> None:
     """Raise for an argument that does not exist, or a number that is none for it.
 
@@ -50,6 +58,10 @@ def check_arguments(options: Mapping[str, Any], own: Iterable[str]) -> None:
     """
     _check_names(options, own)
     _check_numbers(options)
+    for name, (method, wanted) in _COLLABORATORS.items():
+        given = options.get(name)
+        if given is not None and not hasattr(given, method):
+            raise RequestError(f"{name} is {given!r}; give {wanted}")
 
 
 def _check_names(options: Mapping[str, Any], own: Iterable[str]) -> None:

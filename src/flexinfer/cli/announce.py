@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from flexinfer.cli.streams import log, log_line
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 def first_line(plan: Plan) -> str:
     """What will happen, whose bits come of it, and what is read from where."""
     return "; ".join(filter(None, (plan.mode, plan.computed, plan.rates.reading)))
+
+
+def first_lines(plan: Plan) -> Iterator[str]:
+    """What will happen, and which workers that were asked for have no part in it."""
+    yield first_line(plan)
+    if plan.request.split is not None:
+        yield from plan.request.split.notes
 
 
 def announce(llm: Llama, memory: int | str | None, seed: int, verbose: bool) -> None:
@@ -37,8 +45,12 @@ def announce(llm: Llama, memory: int | str | None, seed: int, verbose: bool) -> 
             f"the budget has no room for a context of {llm.plan.request.ctx} tokens: it is "
             f"{llm.plan.ctx}, give more --memory for more",
         )
-    log_line(first_line(llm.plan))
-    if verbose:
+    if not verbose:
+        for line in first_lines(llm.plan):
+            log_line(line)
+    else:
+        # The reasons have what else there is to know.
+        log_line(first_line(llm.plan))
         log(f"  seed {seed}")
         for reason in llm.plan.reasons:
             log(f"  {one_line(reason)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexinfer.cli.announce import first_line
+from flexinfer.cli.announce import first_lines
 from flexinfer.cli.drafts import served_draft_option
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
@@ -91,7 +91,8 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
     def started(served: ServedModel, port: int) -> None:
         sizes, plan = planned.sizes, served.plan
         if not quiet:
-            log_line(first_line(plan))
+            for line in first_lines(plan):
+                log_line(line)
             log(str(sizes))
             threading.Thread(target=_watch, args=(job, watching), daemon=True).start()
         url = f"http://127.0.0.1:{port}"

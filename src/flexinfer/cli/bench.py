@@ -11,6 +11,7 @@ import click
 from flexinfer.bench.cases import MMAP, SYSTEMS, Case, Grid, parse_rate, parse_window
 from flexinfer.bench.progress import label, minutes, outcome
 from flexinfer.cli.bench_slots import measure_slots
+from flexinfer.cli.options import Fraction
 from flexinfer.cli.streams import log, say
 from flexinfer.errors import RequestError, SizeError, UnsupportedError
 from flexinfer.sizes import parse_size
@@ -75,14 +76,14 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str | None) -> li
 @click.option("-n", "tokens", type=click.IntRange(3), default=16, show_default=True, help="Tokens.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(1),
+    type=Fraction(1),
     default=60.0,
     show_default=True,
     help="A slow run ends after these, with two steps at least.",
 )
 @click.option(
     "--disturbance",
-    type=click.FloatRange(0, 1),
+    type=Fraction(0, 1),
     default=1.0,
     help="Repeat kept runs in which others used a larger share of the processors.",
 )

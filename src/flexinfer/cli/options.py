@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -58,6 +59,18 @@ class Budget(Size):
             return wished_budget(value, Machine.detect())
         except SizeError as error:
             self.fail(str(error), param, ctx)
+
+
+class Fraction(click.FloatRange):
+    """A number within bounds, which the one that is none never is."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number; write it as 0.8", param, ctx)
+        return number
 
 
 class Seed(click.ParamType[int]):
@@ -158,10 +171,10 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     return _apply(
         [
-            click.option("--temp", type=click.FloatRange(0), default=0.8, show_default=True),
+            click.option("--temp", type=Fraction(0), default=0.8, show_default=True),
             click.option("--top-k", type=int, default=40, show_default=True),
-            click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True),
-            click.option("--min-p", type=click.FloatRange(0, 1), default=0.05, show_default=True),
+            click.option("--top-p", type=Fraction(0, 1), default=0.95, show_default=True),
+            click.option("--min-p", type=Fraction(0, 1), default=0.05, show_default=True),
             click.option(
                 "--seed",
                 type=Seed(),

@@ -11,7 +11,7 @@ import click
 
 from flexinfer.cli.drafts import draft_option
 from flexinfer.cli.models import catalogue_of
-from flexinfer.cli.options import engine_options, plan_arguments
+from flexinfer.cli.options import Fraction, engine_options, plan_arguments
 from flexinfer.cli.plan_report import PlanReport, advise
 from flexinfer.cli.slots import SlotPlans, Slots
 from flexinfer.cli.streams import say
@@ -41,7 +41,7 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 @draft_option
 @click.option(
     "--acceptance",
-    type=click.FloatRange(0, 1),
+    type=Fraction(0, 1),
     default=BELIEF,
     show_default=True,
     help="The share of drafted tokens that are right, for --draft.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexinfer.cli.announce import first_line
+from flexinfer.cli.announce import first_lines
 from flexinfer.cli.drafts import served_draft_option
 from flexinfer.cli.models import local_model
 from flexinfer.cli.options import engine_options
@@ -153,5 +153,6 @@ def _announce(
         say(json.dumps(document))
         return
     budget = format_size(settings.budget)
-    log_line(first_line(served.plan))
+    for line in first_lines(served.plan):
+        log_line(line)
     log(f"{sizes} within {budget}: {address}")

@@ -21,8 +21,10 @@ def model(
     budget: int = GIB,
     weight_memory: int | None = None,
     ctx: int = 4096,
+    notes: tuple[str, ...] | None = None,
 ) -> Any:
-    request = SimpleNamespace(budget=budget, weight_memory=weight_memory, ctx=4096)
+    split = None if notes is None else SimpleNamespace(notes=notes)
+    request = SimpleNamespace(budget=budget, weight_memory=weight_memory, ctx=4096, split=split)
     plan = SimpleNamespace(
         mode="the mode",
         computed="the kernels",
@@ -80,3 +82,12 @@ def test_what_strangers_name_is_one_line_of_signs(capsys: pytest.CaptureFixture[
     llm.plan.reasons = ("\x1b[2Jblk\nffn",)
     announce(llm, None, 7, True)
     assert "  \\x1b[2Jblk ffn\n" in capsys.readouterr().err
+
+
+def test_a_worker_without_a_part_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    announce(model(notes=("no worker answers at a:1", "worker b:2 has no layer")), None, 7, False)
+    assert capsys.readouterr().err.splitlines() == [
+        "the mode; the kernels",
+        "no worker answers at a:1",
+        "worker b:2 has no layer",
+    ]
