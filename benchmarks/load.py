@@ -56,6 +56,8 @@ def loaded(process: subprocess.Popen[str], group: LimitedGroup, options: dict[st
     """The document about one run."""
     assert process.stdout is not None
     ready = json.loads(process.stdout.readline())
+    if "address" not in ready:
+        raise click.ClickException("the server did not start")
     port = int(ready["address"].rpartition(":")[2])
     seconds = options["minutes"] * 60
     records: list[Record] = []

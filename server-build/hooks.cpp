@@ -243,6 +243,10 @@ void flexinfer_received() {
 
 httplib::Server::HandlerResponse flexinfer_receive(const httplib::Request & req, httplib::Response & res) {
     flexinfer_received();
+    // The next request on this connection may be of another kind.
+    if (flexinfer_pace::served != flexinfer_pace::Lane::answers) {
+        const_cast<httplib::Request &>(req).set_header("Connection", "close");
+    }
     // Packed or in chunks, only its end tells its length.
     const bool told = req.has_header("Content-Length") && !req.has_header("Content-Encoding");
     const int64_t most = flexinfer_hooks.body_bytes;

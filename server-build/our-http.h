@@ -1,6 +1,6 @@
-// Included before llama.cpp's server-http.cpp: bounds its threads and what large bodies take while
-// they are received, connections that say nothing take none, and a body that is too large is answered
-// with a sentence.
+// Included before llama.cpp's server-http.cpp: bounds its threads, some of which are for those who
+// only look, and what large bodies take while they are received, connections that say nothing take
+// none, and a body that is too large is answered with a sentence.
 #pragma once
 #include "our-hooks.h"
 #include "our-pace.h"
@@ -16,17 +16,29 @@ httplib::Server::HandlerResponse flexinfer_receive(const httplib::Request & req,
 void flexinfer_received();
 
 namespace httplib {
+// Each lane has threads of its own. That of answers may be full of requests that wait for a slot, that
+// of looks of such that wait for a pass.
 struct BoundedPool {
-    ThreadPool pool;
-    BoundedPool(size_t threads, size_t) : pool(threads, flexinfer_hooks.threads) {}
+    static constexpr size_t LOOKS = 4, HEALTH = 2;
+    ThreadPool answers, looks{1, LOOKS}, health{1, HEALTH};
+    BoundedPool(size_t threads, size_t) : answers(threads, flexinfer_hooks.threads - LOOKS - HEALTH) {}
+    ThreadPool & of(flexinfer_pace::Lane lane) {
+        return lane == flexinfer_pace::Lane::answers ? answers : lane == flexinfer_pace::Lane::looks ? looks : health;
+    }
     bool enqueue(std::function<void()> work) {
-        return pool.enqueue([work = std::move(work)] {
+        const auto lane = flexinfer_pace::arrived;
+        return of(lane).enqueue([work = std::move(work), lane] {
+            flexinfer_pace::served = lane;
             flexinfer_pace::end_reading();
             work();
             flexinfer_received();
         });
     }
-    void shutdown() { pool.shutdown(); }
+    void shutdown() {
+        for (ThreadPool * pool : {&answers, &looks, &health}) {
+            pool->shutdown();
+        }
+    }
 };
 }  // namespace httplib
 
