@@ -47,6 +47,16 @@ def visit(browser: Browser, server: Served) -> Iterator[Visit]:
         yield visit
 
 
+def test_it_is_painted_before_its_scripts_run(visit: Visit) -> None:
+    painted = visit.page.evaluate(
+        "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    )
+    first = visit.page.evaluate(
+        "Math.min(...performance.getEntriesByType('resource').map((entry) => entry.startTime))"
+    )
+    assert 0 < painted <= first
+
+
 def test_an_answer_is_streamed_and_stopped(visit: Visit, server: Served) -> None:
     visit.ask("one two")
     visit.page.locator("#stop").wait_for()

@@ -68,13 +68,10 @@ const main = (() => {
   // Inside a page of somebody else it would be clicked on unseen.
   if (window.top === window.self) {
     showColours(store.read("flexinfer.colours"));
-    // The page is painted first, then filled.
-    requestAnimationFrame(() => setTimeout(() => {
-      chat.open(store.all()[0]?.id);
-      conversations.show();
-      $("prompt").focus();
-      begin();
-    }));
+    chat.open(store.all()[0]?.id);
+    conversations.show();
+    $("prompt").focus();
+    begin();
   }
   return { state, begin };
 })();
