@@ -67,6 +67,7 @@ const main = (() => {
 
   // Inside a page of somebody else it would be clicked on unseen.
   if (window.top === window.self) {
+    document.documentElement.dataset.begun = "";
     showColours(store.read("flexinfer.colours"));
     chat.open(store.all()[0]?.id);
     conversations.show();
