@@ -57,8 +57,8 @@ constexpr int64_t TEXT_COST = 100;
 constexpr int64_t COPY_COST = 6;
 constexpr int64_t VALUE_COST = 128;
 constexpr int64_t LARGE = 1 << 20;
-// Bodies beyond it are received a few at a time.
-constexpr int64_t LARGE_BODY = 2 << 20;
+// Bodies beyond it are received within `receive_bytes`; those below come on every thread at once.
+constexpr int64_t LARGE_BODY = 64 << 10;
 
 struct reply {
     int status = 500;

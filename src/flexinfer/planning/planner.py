@@ -44,14 +44,19 @@ def plan(weights: Sequence[Weight], request: Request, costs: CostsOf, rates: Rat
     Raises:
         BudgetError: nothing fits; the message has the arithmetic and the smallest budget.
     """
-    needs = Needs.of(weights)
-    comfortable = min(max(_COMFORTABLE, needs.least), needs.whole)
+    needs, comfortable = Needs.of(weights), comfortable_room(weights)
     steady = max(request.min_ubatch, request.steady_ubatch)
     for room in _rooms(request, costs):
         last_resort = room.ubatch <= steady or request.weight_memory is not None
         if room.weights >= (needs.least if last_resort else comfortable):
             return _decide(weights, needs, request, room, rates)
     raise BudgetError(_too_small(request, room, needs.least))
+
+
+def comfortable_room(weights: Sequence[Weight]) -> int:
+    """Bytes for `weights` below which the window is too small, and batches give way."""
+    needs = Needs.of(weights)
+    return min(max(_COMFORTABLE, needs.least), needs.whole)
 
 
 def refit(plan: Plan, room: int) -> Plan:

@@ -24,10 +24,15 @@ def about(settings: Settings, sizes: Sizes, catalogue: Catalogue) -> dict[str, A
     }
 
 
+def gives_vectors(embeddings: bool, flags: Extra) -> bool:
+    """Whether texts are answered by their vectors, or ranks that are made of them."""
+    return embeddings or bool(_RANKS & set(flags.flags))
+
+
 def _answers(embeddings: bool, flags: Extra, catalogue: Catalogue) -> str:
     """ "chat", "text" where the model has no chat template, "vectors" where it gives no text."""
     given = set(flags.flags)
-    if embeddings or given & _RANKS:
+    if gives_vectors(embeddings, flags):
         return "vectors"
     own = any(key.startswith("tokenizer.chat_template") for key in catalogue.metadata)
     return "chat" if own or given & _TEMPLATES else "text"

@@ -13,6 +13,7 @@ from flexinfer.planning.many import RowTimes
 from flexinfer.planning.pair import Believed, Pair, plan_pair
 from flexinfer.planning.plan import Plan
 from flexinfer.serve.arguments import Extra
+from flexinfer.serve.comforts import LARGEST_UBATCH
 from flexinfer.serve.drafters import (
     Drafter,
     find_drafter,
@@ -23,7 +24,7 @@ from flexinfer.serve.drafters import (
 from flexinfer.serve.forecasts import forecast_of, rows_of_passes
 from flexinfer.serve.reserve import Sizes, Wish
 from flexinfer.serve.settings import Settings
-from flexinfer.serve.sizing import LARGEST_UBATCH, decide
+from flexinfer.serve.sizing import decide
 from flexinfer.sizes import format_size
 from flexinfer.speculate.policy import PassTimes, Policy
 

@@ -15,17 +15,15 @@ from flexinfer.machine.machine import Machine
 from flexinfer.native.cards import cards
 from flexinfer.planning.many import Together, best, together
 from flexinfer.rates.drives import drives_for
+from flexinfer.serve.about import gives_vectors
+from flexinfer.serve.comforts import LARGEST_UBATCH
 from flexinfer.serve.drafting import Drafting, plan_drafting
 from flexinfer.serve.forecasts import check_served, forecast_of, rows_of_passes
 from flexinfer.serve.models import ModelFile
 from flexinfer.serve.other_files import adapter_bytes, file_bytes
 from flexinfer.serve.reserve import Sizes, Wish
 from flexinfer.serve.settings import Settings
-from flexinfer.serve.sizing import (
-    LARGEST_CONTEXT,
-    LARGEST_UBATCH,
-    decide,
-)
+from flexinfer.serve.sizing import LARGEST_CONTEXT, decide
 from flexinfer.workers.cards import CardWish
 from flexinfer.workers.dividing import divided
 
@@ -65,7 +63,7 @@ def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
         ctx=settings.ctx,
         ubatch=settings.ubatch,
         checkpoints=settings.flags.checkpoints,
-        embeddings=settings.embeddings,
+        vectors=gives_vectors(settings.embeddings, settings.flags),
         lora=adapter_bytes(settings.lora, catalogue),
         projector=file_bytes(() if settings.mmproj is None else (settings.mmproj,)),
     )

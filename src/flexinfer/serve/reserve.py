@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flexinfer.gguf.catalogue import Catalogue
-from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import slots_of
-from flexinfer.planning.plan import MIN_UBATCH
 
 MIB = 1 << 20
-_MAX_CHECKPOINTS = 8
-# Caches take at most this share of the budget.
-_CACHE_SHARE = 16
 # The server's own objects, its log, parsed templates.
 _SERVER = 12 * MIB
 # A token's row in a slot's sampler, beside its logit.
@@ -24,7 +19,6 @@ _BODY = 1 * MIB
 _LARGEST_BODY = 32 * MIB
 _IMAGE_BODY = 16 * MIB
 _IMAGE_COPIES = 8
-_REQUEST_SHARE = 32
 # Images are unpacked at 16 bytes a pixel: `server-build/media.cpp` counts the same.
 _PIXELS = 64 * MIB
 _PIXEL_SHARE = 16
@@ -34,10 +28,9 @@ _TEXT = 64 << 10
 _TEXT_TOKEN_BYTES = 8
 # Beside slots and what waits for them, clients may hold so many connections.
 _CONNECTIONS = 16
-# So many send a body at the same moment; of larger ones than this, so many: `hooks.cpp` has the
-# same bound.
-_SENDING = 24
-_LARGE_BODY = 2 * MIB
+# Each may send a body of this size at the same moment, of larger ones so many of the largest:
+# `hooks.cpp` has the same bound.
+_SMALL_BODY = 64 << 10
 _LARGE_BODIES = 4
 # Working memory of a projector beside its weights.
 _PROJECTOR = 64 * MIB
@@ -48,7 +41,7 @@ class Wish:
     """What was asked for: `ctx` tokens a slot, None to choose; sizes of other files in bytes.
 
     `steady_ubatch` tokens of a prompt are computed at a time wherever that fits; `handed` bytes go
-    from the model to its own head.
+    from the model to its own head. `vectors`: texts are answered by vectors, each text in one batch.
     """
 
     budget: int
@@ -58,7 +51,7 @@ class Wish:
     steady_ubatch: int = 0
     drafts: int = 0
     checkpoints: int | None = None
-    embeddings: bool = False
+    vectors: bool = False
     lora: int = 0
     projector: int = 0
     draft: int = 0
@@ -108,20 +101,20 @@ class Sizes:
 
 
 def bounded(wish: Wish, catalogue: Catalogue, ctx: int, least: int, said: tuple[str, ...]) -> Sizes:
-    """What `wish` comes to with `ctx` tokens a slot and `least` tokens a pass, without caches."""
+    """The least that `wish` comes to with `ctx` tokens a slot and `least` tokens a pass."""
     embedding = catalogue.get("token_embd.weight")
     vocabulary = embedding.rows if embedding else 0
     body = min(_BODY + _TOKEN_BYTES * ctx, _LARGEST_BODY)
     if wish.projector:
         body = max(body, _IMAGE_BODY)
-    requests = max(_READING * (_TEXT + _TEXT_TOKEN_BYTES * ctx), wish.budget // _REQUEST_SHARE)
+    requests = _READING * (_TEXT + _TEXT_TOKEN_BYTES * ctx)
     texts = pixels = 0
     if wish.projector:
         texts, requests = requests, _IMAGE_COPIES * body
         pixels = max(_PIXELS, wish.budget // _PIXEL_SHARE)
     threads = 2 * wish.slots + _CONNECTIONS
-    receiving = _LARGE_BODIES * body if body > _LARGE_BODY else 0
-    sending = min(threads, _SENDING) * min(body, _LARGE_BODY) + receiving
+    receiving = _LARGE_BODIES * body
+    sending = threads * _SMALL_BODY + receiving
     slots = wish.slots * (_CANDIDATE_BYTES + 4 * wish.drafts) * vocabulary + _PROBABILITY_BYTES
     reserve = _SERVER + requests + texts + pixels + sending + slots + _other_files(wish)
     return Sizes(
@@ -150,40 +143,19 @@ def _other_files(wish: Wish) -> int:
     return wish.lora + wish.draft + wish.handed + projector
 
 
-def with_caches(sizes: Sizes, wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
-    """`sizes` with what caches may take of the budget, and a line for each that is left out."""
-    share = wish.budget // _CACHE_SHARE
-    said = list(sizes.said)
-    checkpoint = _checkpoint_bytes(catalogue, forecast, sizes.ctx)
-    count = 0
-    if checkpoint:
-        fit = share // (checkpoint * sizes.slots)
-        count = min(fit, _MAX_CHECKPOINTS) if wish.checkpoints is None else wish.checkpoints
-        if not count:
-            said.append(
-                "no checkpoints: a conversation that goes on otherwise is computed from its start"
-            )
-    slot = forecast.costs(sizes.ctx, MIN_UBATCH).kv
-    cache = min(share, 2 * slot) // MIB
-    if cache * MIB < slot // 4 or wish.embeddings:
-        cache = 0
-        if not wish.embeddings:
-            said.append("no prompt cache: a conversation that lost its slot is computed anew")
-    return replace(
-        sizes,
-        cache_mib=cache,
-        checkpoints=count,
-        reserve=sizes.reserve + cache * MIB + count * checkpoint * sizes.slots,
-        said=tuple(said),
-    )
+def with_texts(sizes: Sizes, nbytes: int) -> Sizes:
+    """`sizes` in which texts take up to `nbytes` while they are read, if that is more."""
+    field = "texts" if sizes.texts else "requests"
+    more = max(nbytes - getattr(sizes, field), 0)
+    return replace(sizes, reserve=sizes.reserve + more, **{field: getattr(sizes, field) + more})
 
 
-def _checkpoint_bytes(catalogue: Catalogue, forecast: Forecast, ctx: int) -> int:
-    """At most so many bytes does one checkpoint of one slot take; 0 where none are made."""
-    window = catalogue.parameter("attention.sliding_window")
-    if isinstance(window, int) and window > 0:
-        return forecast.costs(min(ctx, 2 * window), MIN_UBATCH).kv
-    recurrent = ("ssm.state_size", "wkv.head_size", "shortconv.l_cache", "kda.head_dim")
-    if any(catalogue.parameter(name) is not None for name in recurrent):
-        return forecast.costs(1, MIN_UBATCH).kv
-    return 0
+def with_cache(sizes: Sizes, mebibytes: int) -> Sizes:
+    """`sizes` with so large a cache of prompts that no slot holds any more."""
+    return replace(sizes, cache_mib=mebibytes, reserve=sizes.reserve + mebibytes * MIB)
+
+
+def with_checkpoints(sizes: Sizes, count: int, nbytes: int) -> Sizes:
+    """`sizes` with `count` checkpoints a slot, of `nbytes` each."""
+    more = count - sizes.checkpoints
+    return replace(sizes, checkpoints=count, reserve=sizes.reserve + more * nbytes * sizes.slots)

@@ -13,19 +13,19 @@ from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.plan import MIN_UBATCH
 from flexinfer.planning.planner import smallest_budget
-from flexinfer.serve.reserve import MIB, Sizes, Wish, bounded, with_caches
+from flexinfer.serve.comforts import LARGEST_UBATCH, comfortable, with_wished
+from flexinfer.serve.reserve import MIB, Sizes, Wish, bounded
 from flexinfer.sizes import format_size
 
 LARGEST_CONTEXT = 4096
 MIN_CONTEXT = 512
-LARGEST_UBATCH = 512
 
 
 def decide(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
     """Sizes for `wish`; `forecast` is of the model under the whole budget.
 
-    Gives way in this order, a line each: checkpoints, prompt cache, batch, context of a slot where
-    none was asked.
+    Gives way in this order, a line each: prompt cache, batch, checkpoints, all where they would
+    displace weights that each pass reads; context of a slot where none was asked.
 
     Raises:
         BudgetError: they do not fit; says what is needed.
@@ -48,9 +48,9 @@ def decide(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
     while True:
         said = () if ctx == wanted else (f"context {ctx} a slot {instead}",)
         sizes = bounded(wish, catalogue, ctx, least, said)
-        sizes = with_caches(sizes, wish, catalogue, forecast)
+        sizes = with_wished(sizes, wish, catalogue, forecast)
         try:
-            return _with_batch(sizes, wish, forecast)
+            return comfortable(sizes, wish, catalogue, forecast)
         except BudgetError as error:
             if wish.ctx is None and ctx > MIN_CONTEXT:
                 ctx = max(ctx // 2, MIN_CONTEXT)
@@ -61,7 +61,7 @@ def decide(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
 
 
 def _too_small(sizes: Sizes, wish: Wish, catalogue: Catalogue, forecast: Forecast) -> str:
-    """What is needed, and the smallest budget that has it: of a larger one, caches take more."""
+    """What is needed, and the smallest budget that has it: of a larger one, images take more."""
     total, ubatch = sizes.total_ctx, sizes.least_ubatch
     request = replace(forecast.request, ctx=total, min_ctx=total, ubatch=ubatch, min_ubatch=ubatch)
     costs = forecast.costs(total, ubatch)
@@ -71,7 +71,7 @@ def _too_small(sizes: Sizes, wish: Wish, catalogue: Catalogue, forecast: Forecas
         budget = -(-(model + least.reserve) // MIB) * MIB
         asked = replace(wish, budget=budget)
         least = bounded(asked, catalogue, sizes.ctx, ubatch, ())
-        least = with_caches(least, asked, catalogue, forecast)
+        least = with_wished(least, asked, catalogue, forecast)
     return (
         f"the budget of {format_size(wish.budget)} is too small for {sizes}: "
         f"process {format_size(costs.overhead)} + the server's own "
@@ -92,23 +92,3 @@ def _affordable(wish: Wish, ctx: int, forecast: Forecast) -> int:
     while ctx > MIN_CONTEXT and forecast.costs(wish.slots * ctx, MIN_UBATCH).kv > wish.budget // 2:
         ctx = max(ctx // 2, MIN_CONTEXT)
     return ctx
-
-
-def _with_batch(sizes: Sizes, wish: Wish, forecast: Forecast) -> Sizes:
-    """The batch that the plan of the model leaves; the engine plans the same again, exactly."""
-    wanted = wish.ubatch or max(LARGEST_UBATCH, sizes.least_ubatch)
-    wanted = min(wanted, max(sizes.total_ctx, sizes.least_ubatch))
-    request = replace(
-        forecast.request,
-        budget=wish.budget - sizes.reserve,
-        ctx=sizes.total_ctx,
-        ubatch=wanted,
-        min_ctx=sizes.total_ctx,
-        min_ubatch=sizes.least_ubatch,
-        steady_ubatch=min(wish.steady_ubatch, wanted),
-    )
-    plan = replace(forecast, request=request).plan()
-    said = sizes.said
-    if plan.ubatch < wanted:
-        said = (*said, f"{plan.ubatch} tokens of a prompt a pass instead of {wanted}")
-    return replace(sizes, ubatch=plan.ubatch, said=said)
