@@ -22,6 +22,7 @@ _DRAFTS = {
 }
 _MODEL_DRAFT = ("-md", "--model-draft", "--spec-draft-model")
 _CHECKPOINTS = ("-ctxcp", "--ctx-checkpoints", "--swa-checkpoints")
+_CACHE = ("-cram", "--cache-ram")
 _CERTIFICATE = ("--ssl-cert-file", "--ssl-key-file")
 # Whatever llama.cpp reads besides its command line.
 _VARIABLES = ("AIP_MODE", "LLAMA_API_KEY", "LLAMA_SERVER_ROUTER_PORT", "LLAMA_SERVER_CHILD_MODE")
@@ -36,6 +37,7 @@ class Extra:
         draft_model: path of the model that drafts.
         head: the model's own trained head drafts.
         checkpoints: how many a slot keeps, where it was asked.
+        cache_mib: of prompts that no slot holds any more, where it was asked.
         tls: connections are encrypted.
     """
 
@@ -44,6 +46,7 @@ class Extra:
     draft_model: str | None = None
     head: bool = False
     checkpoints: int | None = None
+    cache_mib: int | None = None
     tls: bool = False
 
 
@@ -63,13 +66,13 @@ def read_extra(flags: Sequence[str]) -> Extra:
             )
         flag, default = _DRAFTS[kind]
         drafts = max(drafts, _number(flag, given.get(flag, str(default))))
-    checkpoints = _first(given, _CHECKPOINTS)
     return Extra(
         tuple(flags),
         drafts,
         _first(given, _MODEL_DRAFT),
         "draft-mtp" in kinds.split(","),
-        None if checkpoints is None else _number(_CHECKPOINTS[1], checkpoints),
+        _asked(given, _CHECKPOINTS),
+        _asked(given, _CACHE),
         _checked_certificate(given),
     )
 
@@ -137,7 +140,12 @@ def _first(given: Mapping[str, str], names: Sequence[str]) -> str | None:
     return next((given[name] for name in names if name in given), None)
 
 
+def _asked(given: Mapping[str, str], names: Sequence[str]) -> int | None:
+    value = _first(given, names)
+    return None if value is None else _number(names[1], value)
+
+
 def _number(flag: str, value: str) -> int:
     if not value.isdecimal():
-        raise RequestError(f"{flag} {value} is no number of tokens or checkpoints; give 0 or more")
+        raise RequestError(f"{flag} {value} is no number; give 0 or more")
     return int(value)

@@ -14,7 +14,6 @@ from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.plan import MIN_UBATCH, Plan
 from flexinfer.planning.planner import comfortable_room
 from flexinfer.serve.reserve import MIB, Sizes, Wish, with_cache, with_checkpoints, with_texts
-from flexinfer.sizes import format_size
 
 LARGEST_UBATCH = 512
 _MAX_CHECKPOINTS = 8
@@ -27,9 +26,11 @@ _SLOTS = 4
 
 
 def with_wished(sizes: Sizes, wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
-    """`sizes` with the checkpoints that were asked for; by default one, without which no
-    conversation goes on, if caches may take it.
+    """`sizes` with the caches that were asked for.
+
+    Of checkpoints one by default, if caches may take it: without, no conversation goes on.
     """
+    sizes = with_cache(sizes, wish.cache_mib or 0)
     nbytes = checkpoint_bytes(catalogue, forecast, sizes.ctx)
     if not nbytes:
         return sizes
@@ -47,8 +48,8 @@ def comfortable(sizes: Sizes, wish: Wish, catalogue: Catalogue, forecast: Foreca
         BudgetError: the budget does not hold `sizes`.
     """
     comforts = _Comforts(sizes, wish, forecast)
-    sizes = comforts.with_checkpoints(sizes, checkpoint_bytes(catalogue, forecast, sizes.ctx))
     sizes = comforts.with_batch(sizes)
+    sizes = comforts.with_checkpoints(sizes, checkpoint_bytes(catalogue, forecast, sizes.ctx))
     sizes = comforts.with_cache(sizes)
     return comforts.first([with_texts(sizes, wish.budget // _TEXT_SHARE)], sizes)
 
@@ -91,12 +92,16 @@ class _Comforts:
             sizes = self.first((replace(sizes, ubatch=width) for width in widths), sizes)
         if sizes.ubatch >= min(most, max(sizes.total_ctx, least)):
             return sizes
-        said = f"{sizes.ubatch} tokens of a prompt a pass instead of {most}"
+        said = (
+            f"{sizes.ubatch} tokens of a prompt a pass instead of {most}: weights have the memory"
+        )
+        if not wish.ubatch:
+            said += f"; --ubatch {most} takes it"
         return replace(sizes, said=(*sizes.said, said))
 
     def with_cache(self, sizes: Sizes) -> Sizes:
         """A cache of prompts, where it holds a quarter of a slot or more."""
-        if self._wish.vectors:
+        if self._wish.vectors or self._wish.cache_mib is not None:
             return sizes
         slot = self._forecast.costs(sizes.ctx, MIN_UBATCH).kv
         most = min(self._wish.budget // _CACHE_SHARE, 2 * slot) // MIB
@@ -104,10 +109,12 @@ class _Comforts:
         found = self.first((with_cache(sizes, mebibytes) for mebibytes in counts), sizes)
         if found.cache_mib == most and most:
             return found
-        said = "no prompt cache: a conversation that lost its slot is computed anew"
+        said = "no prompt cache"
         if found.cache_mib:
-            size, whole = format_size(found.cache_mib * MIB), format_size(most * MIB)
-            said = f"prompt cache of {size} instead of {whole}"
+            said = f"prompt cache of {found.cache_mib} MiB instead of {most}"
+        said += (
+            ": conversations that lost their slot are computed anew; -- --cache-ram MIB keeps more"
+        )
         return replace(found, said=(*found.said, said))
 
     def _plan(self, sizes: Sizes) -> Plan:

@@ -17,6 +17,7 @@ WITH_VALUE = frozenset((
     "--reasoning-format", "-rea", "--reasoning", "--reasoning-effort", "--reasoning-budget",
     "--reasoning-budget-message", "--log-file", "--log-colors", "-lv", "--verbosity",
     "--log-verbosity", "-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", "-cms",
+    "-cram", "--cache-ram",
     "--checkpoint-min-step", "--spec-type", "-md", "--model-draft", "--spec-draft-model",
     "--spec-draft-n-max", "--spec-draft-n-min", "--spec-draft-p-min", "--draft-p-min",
     "--spec-draft-p-split", "--draft-p-split", "--spec-synth-len", "--spec-synth-rates",

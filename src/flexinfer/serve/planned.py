@@ -63,6 +63,7 @@ def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
         ctx=settings.ctx,
         ubatch=settings.ubatch,
         checkpoints=settings.flags.checkpoints,
+        cache_mib=settings.flags.cache_mib,
         vectors=gives_vectors(settings.embeddings, settings.flags),
         lora=adapter_bytes(settings.lora, catalogue),
         projector=file_bytes(() if settings.mmproj is None else (settings.mmproj,)),

@@ -51,6 +51,7 @@ class Wish:
     steady_ubatch: int = 0
     drafts: int = 0
     checkpoints: int | None = None
+    cache_mib: int | None = None
     vectors: bool = False
     lora: int = 0
     projector: int = 0

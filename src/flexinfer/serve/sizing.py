@@ -24,7 +24,7 @@ MIN_CONTEXT = 512
 def decide(wish: Wish, catalogue: Catalogue, forecast: Forecast) -> Sizes:
     """Sizes for `wish`; `forecast` is of the model under the whole budget.
 
-    Gives way in this order, a line each: prompt cache, batch, checkpoints, all where they would
+    Gives way in this order, a line each: prompt cache, checkpoints, batch, all where they would
     displace weights that each pass reads; context of a slot where none was asked.
 
     Raises:

@@ -15,6 +15,12 @@ def test_what_is_allowed_is_passed_on_as_it_is() -> None:
     extra = read_extra(flags)
     assert extra.flags == tuple(flags)
     assert (extra.drafts, extra.draft_model, extra.checkpoints) == (0, None, None)
+    assert extra.cache_mib is None
+
+
+def test_caches_are_counted() -> None:
+    extra = read_extra(["-cram", "64", "--swa-checkpoints", "3"])
+    assert (extra.cache_mib, extra.checkpoints) == (64, 3)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,7 @@ def test_drafts_are_counted(flags: list[str], drafts: int) -> None:
             ["--ssl-key-file", "no-key", "--ssl-cert-file", "none"],
             "none with no-key: no certificate",
         ),
+        (["-cram", "-1"], "--cache-ram -1 is no number; give 0 or more"),
         (["--temp"], "--temp after -- lacks its value"),
         (["--temp", "1", "extra"], "'extra' is not among"),
         (["--temp=1"], "'--temp=1' is not among"),

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.weights import RATES, costs_of_7b, llama
 
 from flexinfer.errors import BudgetError, RequestError
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights
 from flexinfer.planning.forecast import Forecast
-from flexinfer.planning.plan import Request
+from flexinfer.planning.plan import MIN_UBATCH, Request
+from flexinfer.planning.planner import comfortable_room
 from flexinfer.planning.rates import Rates
 from flexinfer.serve.reserve import Sizes, Wish
 from flexinfer.serve.sizing import decide
@@ -20,6 +22,7 @@ from flexinfer.synth.write import write_model
 
 MIB = 1 << 20
 BUDGET = 1024 * MIB
+SEVEN = Forecast(llama(), Request(BUDGET, ctx=512, ubatch=32), costs_of_7b, RATES)
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +33,16 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 
 def sized(catalogue: Catalogue, **wishes: Any) -> Sizes:
-    wish = Wish(budget=BUDGET, slots=1, ctx=None, ubatch=None)
-    wish = replace(wish, **wishes)
     weights = estimate_weights(catalogue, 2)
-    request = Request(budget=wish.budget, ctx=512, ubatch=1)
+    request = Request(budget=BUDGET, ctx=512, ubatch=1)
     costs = estimate_costs(catalogue, (1, 1))
-    return decide(wish, catalogue, Forecast(weights, request, costs, Rates(1e9, 0.01, "given")))
+    return decided(catalogue, Forecast(weights, request, costs, Rates(1e9, 0.01, "given")), wishes)
+
+
+def decided(catalogue: Catalogue, forecast: Forecast, wishes: dict[str, Any]) -> Sizes:
+    wish = replace(Wish(budget=BUDGET, slots=1, ctx=None, ubatch=None), **wishes)
+    request = replace(forecast.request, budget=wish.budget)
+    return decide(wish, catalogue, replace(forecast, request=request))
 
 
 def test_with_room_nothing_gives_way(catalogue: Catalogue) -> None:
@@ -43,6 +50,61 @@ def test_with_room_nothing_gives_way(catalogue: Catalogue) -> None:
     assert (sizes.slots, sizes.ctx, sizes.ubatch, sizes.said) == (1, 4096, 512, ())
     assert sizes.cache_mib > 0
     assert sizes.checkpoints == 0
+
+
+def sized_7b(catalogue: Catalogue, **wishes: Any) -> Sizes:
+    """Of a model of 3.6 GiB, with the vocabulary of `catalogue`."""
+    return decided(catalogue, SEVEN, {"budget": 2048 * MIB, "ctx": 512, **wishes})
+
+
+def streamed(budget: int, sizes: Sizes, ubatch: int) -> int:
+    """Bytes of a pass over that model, in contexts of these sizes and batches of `ubatch`."""
+    total = sizes.total_ctx
+    request = Request(budget, ctx=total, min_ctx=total, ubatch=ubatch, min_ubatch=ubatch)
+    return replace(SEVEN, request=request).plan().streamed_bytes
+
+
+def test_one_slot_streams_little_more_than_a_model_alone(catalogue: Catalogue) -> None:
+    budget = 2048 * MIB
+    sizes = sized_7b(catalogue)
+    alone = streamed(budget, sizes, 32)
+    assert alone > 1024 * MIB
+    assert streamed(budget - sizes.reserve, sizes, sizes.ubatch) < 1.03 * alone
+    assert (sizes.ubatch, sizes.cache_mib) == (128, 0)
+    assert [line.partition(":")[0] for line in sizes.said] == [
+        "128 tokens of a prompt a pass instead of 512",
+        "no prompt cache",
+    ]
+
+
+def test_what_is_asked_for_displaces_weights(catalogue: Catalogue) -> None:
+    least = sized_7b(catalogue)
+    sizes = sized_7b(catalogue, ubatch=512, cache_mib=300)
+    assert (sizes.ubatch, sizes.cache_mib, sizes.said) == (512, 300, ())
+    assert sizes.reserve == least.reserve + 300 * MIB
+
+
+def test_texts_whose_vectors_are_wanted_are_one_batch_each(catalogue: Catalogue) -> None:
+    assert sized_7b(catalogue, vectors=True).ubatch == 512
+
+
+def test_several_slots_have_wider_batches(catalogue: Catalogue) -> None:
+    one, four = (sized_7b(catalogue, slots=slots, ctx=512 // slots) for slots in (1, 4))
+    assert MIN_UBATCH < one.ubatch < four.ubatch < 512
+
+
+def test_what_no_weight_needs_goes_to_batches_caches_and_texts(catalogue: Catalogue) -> None:
+    budget = 6144 * MIB
+    sizes = sized_7b(catalogue, budget=budget)
+    assert (sizes.ubatch, sizes.cache_mib, sizes.said) == (512, budget // 16 // MIB, ())
+    assert sizes.requests == budget // 32
+
+
+def test_the_window_does_not_shrink_for_batches(catalogue: Catalogue) -> None:
+    least = sized_7b(catalogue, budget=500 * MIB)
+    forecast = replace(SEVEN, request=Request(500 * MIB - least.reserve, 512, 32))
+    assert forecast.plan().room < comfortable_room(SEVEN.weights)
+    assert least.ubatch == MIN_UBATCH
 
 
 def test_a_pool_holds_what_all_slots_may_fill(catalogue: Catalogue) -> None:
@@ -137,3 +199,17 @@ def test_checkpoints_are_kept_and_charged_where_they_help(
     assert sized(model, checkpoints=0).said == (
         "no checkpoints: a conversation that goes on otherwise is computed from its start",
     )
+
+
+def test_one_checkpoint_is_kept_before_weights_and_more_only_beside_them(
+    catalogue: Catalogue,
+) -> None:
+    metadata = {**catalogue.metadata, f"{catalogue.architecture}.attention.sliding_window": 16}
+    model = replace(catalogue, metadata=metadata)
+    one = sized_7b(model)
+    assert one.checkpoints == 1
+    assert one.reserve > sized_7b(catalogue).reserve
+    assert sized_7b(model, checkpoints=3).reserve - one.reserve == 2 * (
+        one.reserve - sized_7b(catalogue).reserve
+    )
+    assert sized_7b(model, budget=6144 * MIB).checkpoints == 8
