@@ -41,7 +41,7 @@ class Wish:
     """What was asked for: `ctx` tokens a slot, None to choose; sizes of other files in bytes.
 
     `steady_ubatch` tokens of a prompt are computed at a time wherever that fits; `handed` bytes go
-    from the model to its own head. `vectors`: texts are answered by vectors, each text in one batch.
+    from the model to its own head. `vectors`: texts are answered by vectors, in one batch each.
     """
 
     budget: int
