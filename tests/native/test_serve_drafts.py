@@ -164,7 +164,7 @@ def test_what_cannot_be_drafted_is_refused_in_a_sentence(
 
 def test_a_budget_for_one_alone_is_refused(target: Path) -> None:
     words = ("serve", target, "--port", 0, "--ctx", 512, "--draft", target, "--memory")
-    done = flexinfer(*words, "121MiB")
+    done = flexinfer(*words, "100MiB")
     assert done.returncode == 1
     assert "with a draft model beside it, the budget" in done.stderr
     assert "more for the server" in done.stderr
