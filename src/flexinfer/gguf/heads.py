@@ -17,10 +17,11 @@ from flexinfer.gguf.catalogue import Catalogue
 _COUNT = "nextn_predict_layers"
 # These mean something else by the same number (`granite-switch.cpp`).
 _ROUTES = ("graniteswitch",)
-# Architectures of whose heads llama.cpp has a graph (`src/models`), with how many it takes. The
-# model's own graph hands over all rows of its last layer there, with a head and without, so that
-# the head changes no bit of it; others, as glm4moe, hand over fewer without.
+# Architectures, with how many heads llama.cpp takes (`src/models`), whose graph computes all rows
+# of its last layer, with a head and without: so the head changes no bit.
 _DRAFTING = {"cohere2moe": 1, "hy_v3": 8, "step35": 8}
+# Without a head these compute only those rows of it that have logits, by other kernels.
+_NARROWED = ("deepseek2", "deepseek32", "glm-dsa", "glm4moe", "mimo2")
 
 
 def heads_of(catalogue: Catalogue) -> int:
@@ -41,21 +42,32 @@ def head_of(catalogue: Catalogue) -> Catalogue:
     Raises:
         UnsupportedError: there is none, or none that llama.cpp drafts with as it is.
     """
-    first, heads = _first(catalogue), heads_of(catalogue)
-    path, architecture = catalogue.paths[0], catalogue.architecture
-    if first is None or catalogue.get(f"blk.{first}.nextn.eh_proj.weight") is None:
+    first, why = _first(catalogue), _refusal(catalogue)
+    if first is None or why is not None:
         raise UnsupportedError(
-            f"{path} has no trained head that drafts; give ngram, auto or the file of a smaller "
-            "model"
-        )
-    if heads > _DRAFTING.get(architecture, 0):
-        raise UnsupportedError(
-            f"{path}: drafting with the trained head of {architecture} would change bits, or "
-            f"llama.cpp has no graph of it; give ngram, auto or the file of a smaller model"
+            f"{catalogue.paths[0]} {why}; give ngram, auto or the file of a smaller model"
         )
     head = _with(catalogue, lambda block: block >= first)
-    metadata = {**catalogue.metadata, f"{architecture}.{_COUNT}": 0}
+    metadata = {**catalogue.metadata, f"{catalogue.architecture}.{_COUNT}": 0}
     return replace(head, metadata=MappingProxyType(metadata))
+
+
+def _refusal(catalogue: Catalogue) -> str | None:
+    """Why its head does not draft, if so."""
+    first, heads, kind = _first(catalogue), heads_of(catalogue), catalogue.architecture
+    if first is None or catalogue.get(f"blk.{first}.nextn.eh_proj.weight") is None:
+        return "has no trained head that drafts"
+    if kind in _NARROWED:
+        return (
+            f"({kind}) computes more rows of a prompt in its last layer where its trained head "
+            "drafts, which may change bits"
+        )
+    if kind not in _DRAFTING:
+        served = ", ".join(_DRAFTING)
+        return f"({kind}) has a trained head, but only those of {served} are drafted with"
+    if heads > _DRAFTING[kind]:
+        return f"has {heads} trained heads, of which llama.cpp takes {_DRAFTING[kind]} for {kind}"
+    return None
 
 
 def _first(catalogue: Catalogue) -> int | None:
