@@ -40,6 +40,8 @@ struct flexinfer_hooks {
     int64_t probability_bytes;
     int64_t context;
     int64_t slots;
+    /* A smaller model drafts alone: what it has not seen it computes when it drafts next. */
+    int64_t late_drafts;
 };
 
 #ifdef __cplusplus

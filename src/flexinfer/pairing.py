@@ -10,6 +10,7 @@ from flexinfer.binding.drafting import keeps_state
 from flexinfer.binding.greedy import Greedy
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.process_ledger import process_ledger
+from flexinfer.engine.sharing import take_share
 from flexinfer.errors import UnsupportedError
 from flexinfer.foretell import Arguments, foretell_rows
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
@@ -18,7 +19,7 @@ from flexinfer.machine.machine import Machine, process_memory
 from flexinfer.memory.ledger import Ledger
 from flexinfer.planned import pair
 from flexinfer.planning.drafted import BELIEF, MOST
-from flexinfer.planning.pair import Believed, share_room
+from flexinfer.planning.pair import Believed
 from flexinfer.planning.plan import Plan
 from flexinfer.speculate.by_model import ByModel
 
@@ -89,10 +90,7 @@ class DraftModel:
         Raises:
             BudgetError: they do not hold both.
         """
-        before = self._engine.charged
-        room += before
-        self._engine.resize(share_room(target, self._llm.plan, room, self._believed))
-        return lambda: self._engine.resize(before)
+        return take_share(self._engine, target, room, self._believed)
 
     def release(self) -> None:
         """Give the memory of its weights back until it drafts again."""

@@ -12,12 +12,9 @@ from flexinfer.gguf.estimate import PROCESS
 from flexinfer.gguf.same_vocabulary import check_same_vocabulary
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.drafted import BELIEF, MOST, NAMES, OFF
-from flexinfer.planning.pair import Believed, Pair, plan_pair
+from flexinfer.planning.pair import DRAFT_UBATCH, Believed, Pair, plan_pair
 from flexinfer.planning.plan import LEAST_CONTEXT, Plan
 from flexinfer.workers.endpoint import read_endpoints
-
-# Tokens of a prompt that a draft model reads at a time.
-_DRAFT_UBATCH = 128
 
 
 def plan(
@@ -97,7 +94,7 @@ def draft_arguments(draft: Catalogue, arguments: Arguments, ctx: int) -> Argumen
     """How a model is opened that drafts for one that was asked for with `arguments`."""
     trained = draft.parameter("context_length", ctx)
     ctx = min(ctx, trained) if isinstance(trained, int) and trained > 0 else ctx
-    batch = min(_DRAFT_UBATCH, arguments.sizes.n_ubatch, ctx)
+    batch = min(DRAFT_UBATCH, arguments.sizes.n_ubatch, ctx)
     return replace(
         arguments,
         strategy="flex",

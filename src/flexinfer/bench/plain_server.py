@@ -27,6 +27,7 @@ _UNBOUNDED = {
     "context": 1 << 20,
     # Of none of them the drafts are looked at.
     "slots": 0,
+    "late_drafts": 0,
 }
 
 

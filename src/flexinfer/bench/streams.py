@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from types import MappingProxyType
 from typing import IO, Any
 
 from flexinfer.bench.limits import LimitedGroup
@@ -89,10 +90,16 @@ def _failure(status: int, said: IO[str], group: LimitedGroup | None) -> str:
 
 
 class Streams:
-    """Streams of the server at `address` that write until they are left, one for each slot."""
+    """Streams of the server at `address` that write until they are left, one for each slot.
 
-    def __init__(self, address: str, count: int, tokens: int) -> None:
+    `asked` are members of each request beside those that are always the same.
+    """
+
+    def __init__(
+        self, address: str, count: int, tokens: int, asked: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         self._address = address
+        self._asked = asked
         self._left = threading.Event()
         self._written = [0] * count
         self._tokens = tokens
@@ -129,6 +136,7 @@ class Streams:
             "cache_prompt": False,
             "return_tokens": True,
             "stream": True,
+            **self._asked,
         }
         headers = {"Content-Type": "application/json"}
         try:
@@ -155,6 +163,13 @@ def counted(address: str) -> Count:
     """What our server's engine counts."""
     stats = ask(address, "/engine/stats")
     return Count(stats["passes"], stats["tokens"], {name: stats[name] for name in _COUNTED})
+
+
+def drafted(address: str) -> Count:
+    """As `counted`; where answers are drafted, only passes over these, and the tokens they gave."""
+    stats = ask(address, "/engine/stats")
+    drafts = stats.get("drafts") or stats
+    return Count(drafts["passes"], drafts["tokens"], {name: stats[name] for name in _COUNTED})
 
 
 def decoded(address: str) -> Count:

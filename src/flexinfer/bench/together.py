@@ -83,7 +83,7 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
         EngineError: the server failed.
     """
     compute = statistics.median(plain.ask("rows", streams)["times"])
-    before = _drive(setup)
+    before = drive_rate(setup)
     drop_cache(setup.paths)
     with group_of(setup.model, setup.budget, setup.drive) as group:
         predicted = _predicted(setup, streams, kv, group)
@@ -91,7 +91,7 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
         with serving([*command, "--port", "0", "--json"], group) as ready:
             found = _steady(setup, ready["address"], streams, counted)
             plan = ask(ready["address"], "/engine/plan")
-    drive = (before + _drive(setup)) / 2
+    drive = (before + drive_rate(setup)) / 2
     pass_s = max(compute, plan["streamed_bytes"] / drive)
     return {
         "compute_s": compute,
@@ -129,7 +129,8 @@ def _steady(setup: Setup, address: str, streams: int, count: Callable[[str], Cou
         )
 
 
-def _drive(setup: Setup) -> float:
+def drive_rate(setup: Setup) -> float:
+    """Bytes/s of our reader over the model, with nothing computed."""
     job = Job(setup.paths, seconds=_DRIVE_SECONDS)
     result = run_case(Case(DRIVE, 0, setup.drive, setup.cores), job)
     if "failed" in result:

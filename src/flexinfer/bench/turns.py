@@ -2,8 +2,9 @@
 
 A worker opens one model, then answers one JSON line for each line it gets: ``step N`` decodes N
 tokens, ``read N`` reads what N passes would read and computes nothing, ``prompt N`` computes a
-prompt of N tokens, ``rows N`` passes over N sequences in a context of their own. Opening and
-warm-up are outside all timing.
+prompt of N tokens, ``rows N`` passes over N sequences in a context of their own. ``together N`` and
+``kept N`` pass over N tokens of one sequence: as a batch is computed, and with the bits of single
+tokens. Opening and warm-up are outside all timing.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from typing import Any
 from flexinfer.bench.limits import LimitedGroup
 from flexinfer.bench.plain import open_plain
 from flexinfer.bench.row_steps import row_steps
+from flexinfer.binding.private import eval_rows, forget_from
 from flexinfer.errors import EngineError
 
 PROMPT = list(range(300, 316))
+# Of several tokens, after one that is left out.
+_PASSES = 3
 
 
 class Worker:
@@ -118,6 +122,23 @@ def _prompt(llm: Any, count: int) -> list[float]:
     return [time.perf_counter() - began]
 
 
+def _together(llm: Any, count: int) -> list[float]:
+    """Seconds of passes over `count` tokens with logits, each after the same text."""
+    before, times = llm.n_tokens, []
+    for _ in range(1 + _PASSES):
+        began = time.perf_counter()
+        eval_rows(llm, [400 + number for number in range(count)])
+        times.append(time.perf_counter() - began)
+        forget_from(llm, before)
+    return times[1:]
+
+
+def _kept(llm: Any, count: int) -> list[float]:
+    """As `_together`; each row comes out as it would alone."""
+    with llm._keeping_rows():
+        return _together(llm, count)
+
+
 def _by_drive(llm: Any) -> list[int]:
     """Bytes that each drive with the model gave so far."""
     return [use.bytes_read for use in llm.drives]
@@ -158,6 +179,8 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
         "read": _read,
         "prompt": _prompt,
         "rows": row_steps,
+        "together": _together,
+        "kept": _kept,
     }
     for line in sys.stdin:
         command, count = line.split()

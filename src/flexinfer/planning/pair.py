@@ -21,6 +21,9 @@ from flexinfer.planning.plan import Costs, Plan
 
 Point = TypeVar("Point")
 
+# Tokens of a prompt that a draft reads at a time: more are hardly faster in memory, and weights of
+# both could have the room for their logits.
+DRAFT_UBATCH = 64
 # Shares that are tried, from the least that a draft can do with to all of it in memory.
 _STEPS = 8
 

@@ -34,6 +34,7 @@ class Extra:
 
     Attributes:
         drafts: how many tokens a slot may draft at a time.
+        kinds: of llama.cpp's speculation.
         draft_model: path of the model that drafts.
         head: the model's own trained head drafts.
         checkpoints: how many a slot keeps, where it was asked.
@@ -48,6 +49,7 @@ class Extra:
     checkpoints: int | None = None
     cache_mib: int | None = None
     tls: bool = False
+    kinds: tuple[str, ...] = ()
 
 
 def read_extra(flags: Sequence[str]) -> Extra:
@@ -74,6 +76,7 @@ def read_extra(flags: Sequence[str]) -> Extra:
         _asked(given, _CHECKPOINTS),
         _asked(given, _CACHE),
         _checked_certificate(given),
+        tuple(kinds.split(",")),
     )
 
 

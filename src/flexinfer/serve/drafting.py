@@ -10,7 +10,7 @@ from flexinfer.gguf.estimate import PROCESS
 from flexinfer.planning.drafted import BELIEF, MOST, OFF, best_draft
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import RowTimes
-from flexinfer.planning.pair import Believed, Pair, plan_pair
+from flexinfer.planning.pair import DRAFT_UBATCH, Believed, Pair, plan_pair
 from flexinfer.planning.plan import Plan
 from flexinfer.serve.arguments import Extra
 from flexinfer.serve.comforts import LARGEST_UBATCH
@@ -42,9 +42,11 @@ class Drafting:
         model: the one that drafts, under `plan`, which the server names `path`; it holds `nbytes`.
         read: what is computed of it, where it is the head of the model that answers.
         handed: bytes of hidden states that the model hands to its own head.
+        believed: what its share of another budget goes by.
         keeps_rows: a pass over drafted tokens gives the bits of single ones.
         swa_full: the cache of a sliding window holds all tokens, so that they can be taken back.
         steady_ubatch: tokens of a prompt that are computed at a time without drafts.
+        late: the other model computes tokens when it drafts next, not after each pass.
     """
 
     flags: Extra
@@ -55,9 +57,11 @@ class Drafting:
     nbytes: int = 0
     read: Catalogue | None = None
     handed: int = 0
+    believed: Believed | None = None
     keeps_rows: bool = False
     swa_full: bool = False
     steady_ubatch: int = 0
+    late: bool = False
 
     def beside(self, settings: Settings) -> Settings:
         """What the other model is asked for: what the draft holds of a cap on weights is gone."""
@@ -136,19 +140,23 @@ def plan_drafting(settings: Settings, catalogue: Catalogue, wish: Wish) -> Draft
     drafting = Drafting(flags_with(flags, drafter, most, way))
     token_us = 0
     if drafter is not None:
-        pair = _pair(settings, drafter, alone, most)
+        believed = Believed(alone.times, BELIEF, most, settings.slots)
+        pair = _pair(settings, drafter, alone, believed)
         token_us = round(1e6 / pair.draft.expected_tok_s)
         nbytes, draft = pair.draft.total - PROCESS, pair.draft
         drafting = replace(drafting, model=drafter.catalogue, nbytes=nbytes, plan=draft)
         handed = drafter.handed(alone.sizes.ubatch)
         drafting = replace(drafting, path=drafter.path, read=drafter.head, handed=handed)
+        drafting = replace(drafting, believed=believed)
     if way != OFF:
         passes = PassTimes(round(1e6 / alone.sized.plan().expected_tok_s), times)
         drafting = replace(drafting, policy=Policy(passes, most, token_us))
     keeps = settings.slots == 1 and refusal(settings, catalogue) is None
     swa = keeps and catalogue.parameter("attention.sliding_window") is not None
     steady = alone.sizes.ubatch
-    return replace(drafting, keeps_rows=keeps, swa_full=swa, steady_ubatch=steady)
+    # Of images llama.cpp shows the draft what it can.
+    late = drafting.flags.kinds == ("draft-simple",) and settings.mmproj is None
+    return replace(drafting, keeps_rows=keeps, swa_full=swa, steady_ubatch=steady, late=late)
 
 
 def _most(settings: Settings, alone: _Alone, drafter: Drafter | None) -> int:
@@ -162,10 +170,13 @@ def _most(settings: Settings, alone: _Alone, drafter: Drafter | None) -> int:
     return max(best.drafted, 1)
 
 
-def _pair(settings: Settings, drafter: Drafter, alone: _Alone, most: int) -> Pair:
+def _pair(settings: Settings, drafter: Drafter, alone: _Alone, believed: Believed) -> Pair:
     own = replace(settings, window=None, strategy="flex", split=None, mirrors=())
     beside = alone.of(forecast_of(drafter.read, own))
-    believed = Believed(alone.times, BELIEF, most, settings.slots)
+    if drafter.head is None:
+        batch = min(alone.sizes.ubatch, DRAFT_UBATCH)
+        request = replace(beside.request, ubatch=batch, min_ubatch=batch)
+        beside = replace(beside, request=request)
     try:
         return plan_pair(alone.sized, beside, believed, PROCESS)
     except BudgetError as error:

@@ -48,7 +48,8 @@ class ServedDrafts:
         """How many tokens each of `slots` may draft for the next pass.
 
         Args:
-            drafted, microseconds: tokens that the last draft had, of all slots, and what it took.
+            drafted, microseconds: tokens that the last draft had, of all slots, and what it took;
+                0 where that is no measure.
         """
         before, self._before = self._before, self._passes()
         if self._policy is not None:
@@ -72,6 +73,6 @@ class ServedDrafts:
         if since.passes == 1 and since.tokens == rows:
             seconds = since.compute_s + since.wait_s + since.away_s
             policy.times.note(rows, round(1e6 * seconds))
-        if drafted and policy.token_us:
+        if drafted and microseconds and policy.token_us:
             each = microseconds * self._slots / drafted
             policy.token_us = round(_INERTIA * policy.token_us + (1 - _INERTIA) * each)

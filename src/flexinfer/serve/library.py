@@ -66,6 +66,7 @@ class _Hooks(ctypes.Structure):
         ("probability_bytes", c_int64),
         ("context", c_int64),
         ("slots", c_int64),
+        ("late_drafts", c_int64),
     )
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import llama_cpp.llama_cpp as binding
 
+from flexinfer.engine.account import Share
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.opening import Opening
 from flexinfer.engine.options import Options
+from flexinfer.engine.sharing import take_share
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.mirrors import Mirror
@@ -20,6 +22,7 @@ from flexinfer.memory.ledger import Ledger
 from flexinfer.native import mirror
 from flexinfer.native.device.backends import InnerBackend
 from flexinfer.native.device.device import device
+from flexinfer.planning.pair import Believed
 from flexinfer.planning.plan import Plan
 from flexinfer.rates.drives import drives_for
 from flexinfer.rates.rates import measure_rates, open_model, remember
@@ -40,7 +43,8 @@ class ModelFile:
     """A model to open; `least_ubatch` is the smallest batch that a plan may come to.
 
     `mirrors` are copies of it that are read beside it. `read` is what is computed of it, where that
-    is not the whole model: its rates are remembered by themselves.
+    is not the whole model: its rates are remembered by themselves. `ubatch` tokens at most are
+    computed at a time, where that is less than a batch of the server.
     """
 
     catalogue: Catalogue
@@ -49,6 +53,7 @@ class ModelFile:
     least_ubatch: int
     mirrors: tuple[Mirror, ...] = ()
     read: Catalogue | None = None
+    ubatch: int | None = None
 
 
 class ServedModel:
@@ -59,6 +64,8 @@ class ServedModel:
         self.file = file
         self._read = read = file.read or catalogue
         self.drives = drives_for(catalogue, file.mirrors)
+        # Of a model beside it, in a budget that changes.
+        self.share: Share | None = None
         self.opening = Opening(
             catalogue,
             file.options,
@@ -102,7 +109,7 @@ class ServedModel:
             SizeError: the wish cannot be read.
             BudgetError: it does not hold the smallest window; everything is as before.
         """
-        self.opening.change_budget(granted_budget(wish, Machine.detect()))
+        self.opening.change_budget(granted_budget(wish, Machine.detect()), self.share)
 
     @property
     def experts(self) -> Experts | None:
@@ -117,16 +124,19 @@ class ServedModel:
         return () if storage is None else storage.drives
 
     def create(self, model: int, params: Any) -> int | None:
-        """A context of it, in which each batch is one pass.
+        """A context of it, in which each batch of the model that answers is one pass.
 
         Raises:
             BudgetError: the batch that is left does not hold all slots.
         """
 
         def create(model: int, params: Any) -> Any:
-            params.n_batch = params.n_ubatch
+            if self.file.ubatch is None:
+                params.n_batch = params.n_ubatch
             return binding.llama_init_from_model(model, params)
 
+        if self.file.ubatch is not None:
+            params.n_ubatch = self.file.ubatch
         with device().working_for(self.opening.owner):
             context = self.opening.create(create, model, params)
         least = self.file.least_ubatch
@@ -160,6 +170,7 @@ class Models:
         ledger: of the process.
         opened: called once the first model has its context.
         lost: is told in one line of a drive that fails and is left aside.
+        believed: of drafts by the second model, which its share of another budget goes by.
     """
 
     def __init__(
@@ -168,8 +179,10 @@ class Models:
         ledger: Ledger,
         opened: Callable[[], None],
         lost: Callable[[str], None],
+        believed: Believed | None = None,
     ) -> None:
         self._files = files
+        self._believed = believed
         self._ledger = ledger
         self._opened = opened
         self._lost = lost
@@ -177,10 +190,19 @@ class Models:
         self.main: ServedModel | None = None
 
     @property
+    def _beside(self) -> list[ServedModel]:
+        return [one for one in self._served.values() if one is not self.main]
+
+    @property
     def beside_bytes(self) -> int:
         """Bytes of the models beside the one that answers."""
-        others = [one for one in self._served.values() if one is not self.main]
-        return sum(sum(one.opening.memory_use().values()) for one in others)
+        return sum(sum(one.opening.memory_use().values()) for one in self._beside)
+
+    def release(self) -> None:
+        """Give the weights of all models back until a pass wants them."""
+        for served in self._served.values():
+            if served.opening.engine is not None:
+                served.engine.release()
 
     def load(self, path: str, params: Any) -> int | None:
         """Load the model of that path."""
@@ -191,6 +213,9 @@ class Models:
         model = int(served.opening.load(binding.llama_model_load_from_file, encoded, params))
         self._served[model] = served
         self.main = self.main or served
+        if served is not self.main and self._believed is not None:
+            believed = self._believed
+            self.main.share = lambda plan, room: take_share(served.engine, plan, room, believed)
         return model
 
     def create(self, model: int, params: Any) -> int | None:

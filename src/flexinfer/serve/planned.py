@@ -94,7 +94,10 @@ def _beside(settings: Settings, drafting: Drafting, sizes: Sizes) -> dict[str, M
     unread = _unread(drafting.model, drafting.read or drafting.model)
     # What it costs beside its weights was taken off the budget already.
     options = replace(file.options, weight_memory=drafting.plan.room, unread=unread)
-    return {drafting.path: replace(file, options=options, read=drafting.read)}
+    file = replace(file, options=options, read=drafting.read)
+    if drafting.read is None:
+        file = replace(file, least_ubatch=1, ubatch=drafting.plan.ubatch)
+    return {drafting.path: file}
 
 
 def _unread(catalogue: Catalogue, read: Catalogue) -> frozenset[str]:

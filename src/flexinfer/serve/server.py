@@ -79,7 +79,8 @@ class Server:
         self._ledger = process_ledger()
         if settings.weight_memory is None:
             self._ledger.limit_to(self, settings.budget, asked=True)
-        self._models = Models(planned.files, self._ledger, self._opened, tell)
+        believed = planned.drafting.believed
+        self._models = Models(planned.files, self._ledger, self._opened, tell, believed)
         self._ending = ending
         ending.call(self._end)
         self._tell = tell
@@ -119,6 +120,7 @@ class Server:
             "probability_bytes": sizes.probabilities,
             "context": sizes.ctx,
             "slots": sizes.slots,
+            "late_drafts": self._planned.drafting.late,
         }
         self._library.connect(self, self._routes.names, limits)
         status = self._library.run(self._planned.arguments)
@@ -197,6 +199,7 @@ class Server:
             self._ledger,
             model.engine,
             idle_seconds=self._settings.idle_seconds,
+            release=self._models.release,
         )
         self._watch.start()
         if self._settings.follows:

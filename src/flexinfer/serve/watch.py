@@ -49,6 +49,7 @@ class Watch:
     Args:
         ledger: of the process; its account "server" holds what is kept from weights.
         engine: whose weights are given back after `idle_seconds` without a pass; 0: never.
+        release: gives back what other models hold as well; None: the engine's weights alone go.
         memory: anonymous and kernel bytes of this process.
         clock: seconds.
     """
@@ -59,12 +60,14 @@ class Watch:
         engine: Weights,
         *,
         idle_seconds: float = 0.0,
+        release: Callable[[], object] | None = None,
         memory: Callable[[], int] = process_memory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._engine = engine
         self._idle_seconds = idle_seconds
+        self._release = release or engine.release
         self._memory = memory
         self._clock = clock
         self._extra = 0
@@ -123,7 +126,7 @@ class Watch:
         if passes != self._passes:
             self._passes, self._since, self._idle = passes, now, False
         elif self._idle_seconds and not self._idle and now - self._since >= self._idle_seconds:
-            self._engine.release()
+            self._release()
             self._idle = True
 
     def _run(self) -> None:
