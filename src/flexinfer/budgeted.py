@@ -111,7 +111,7 @@ class Budgeted(Drafting):
         nbytes = granted_budget(budget, Machine.detect())
         self._running()
         assert self._opening is not None
-        self._opening.change_budget(nbytes, self._beside.share if self._beside else None)
+        self._opening.change_budget(nbytes, self._beside.sharing.take if self._beside else None)
 
     def release(self) -> None:
         """Give the memory of all weights back; the next request reads them again.

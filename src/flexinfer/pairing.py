@@ -10,7 +10,7 @@ from flexinfer.binding.drafting import keeps_state
 from flexinfer.binding.greedy import Greedy
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.process_ledger import process_ledger
-from flexinfer.engine.sharing import take_share
+from flexinfer.engine.sharing import Sharing
 from flexinfer.errors import UnsupportedError
 from flexinfer.foretell import Arguments, foretell_rows
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
@@ -58,7 +58,7 @@ class DraftModel:
     def __init__(self, llm: Any, believed: Believed) -> None:
         self._llm: Opened = llm
         self._engine = llm._running()
-        self._believed = believed
+        self.sharing = Sharing(lambda: self._engine, believed)
         self._ledger: Ledger = llm._ledger
         self.source = ByModel(Greedy(llm), round(1e6 / llm.plan.expected_tok_s))
 
@@ -81,16 +81,6 @@ class DraftModel:
         """Have the process take memory from it only when the model has none to give."""
         self._ledger.remove_reclaimer(self._engine.reclaim)
         self._ledger.add_reclaimer(self._engine.reclaim)
-
-    def share(self, target: Plan, room: int) -> Callable[[], object]:
-        """Take what is best of its own bytes and the `room` for the weights of `target`.
-
-        Returns what takes as many as before.
-
-        Raises:
-            BudgetError: they do not hold both.
-        """
-        return take_share(self._engine, target, room, self._believed)
 
     def release(self) -> None:
         """Give the memory of its weights back until it drafts again."""

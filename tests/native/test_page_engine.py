@@ -64,6 +64,27 @@ def test_figures_follow_what_runs(visit: Visit, server: Served) -> None:
     assert any(row.startswith("attn_q") for row in rows)
 
 
+def test_what_drafts_bring_is_shown(browser: Browser, tiny_model: TinyModel) -> None:
+    model = tiny_model("tiny-llama", "q4_0")
+    sizes = (model, "--memory", "200MiB", "--slots", 1, "--ctx", 2048)
+    by_model = ("-md", model, "--spec-type", "draft-simple", "--spec-draft-n-max", 5)
+    with serving(*sizes, "--", *by_model) as served, visiting(browser, served) as visit:
+        visit.begun()
+        with served.stream("/completion", {**NEVER_ENDING, "temperature": 0}):
+            wait_for_text(visit, "#bound", "tokens a pass")
+        visit.until(lambda: said_of(served.stats["drafts"]) in text_of(visit, "#bound"))
+        assert served.stats["drafts"]["accepted"] > 0
+        assert "model that drafts" in text_of(visit, "#memory-parts")
+
+
+def said_of(drafts: dict[str, int]) -> str:
+    return f"{drafts['accepted']} of {drafts['drafted']} drafted tokens accepted"
+
+
+def text_of(visit: Visit, place: str) -> str:
+    return str(visit.page.locator(place).inner_text())
+
+
 def test_the_slider_changes_the_budget_of_the_server(visit: Visit, server: Served) -> None:
     assert visit.page.locator("#budget-value").inner_text() == "200 MiB"
     slider = visit.page.get_by_role("slider", name="Budget")

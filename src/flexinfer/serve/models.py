@@ -8,11 +8,10 @@ from typing import Any
 
 import llama_cpp.llama_cpp as binding
 
-from flexinfer.engine.account import Share
 from flexinfer.engine.engine import Engine
 from flexinfer.engine.opening import Opening
 from flexinfer.engine.options import Options
-from flexinfer.engine.sharing import take_share
+from flexinfer.engine.sharing import Sharing
 from flexinfer.errors import BudgetError, EngineError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.mirrors import Mirror
@@ -64,8 +63,8 @@ class ServedModel:
         self.file = file
         self._read = read = file.read or catalogue
         self.drives = drives_for(catalogue, file.mirrors)
-        # Of a model beside it, in a budget that changes.
-        self.share: Share | None = None
+        # Of a model that drafts for it.
+        self.sharing: Sharing | None = None
         self.opening = Opening(
             catalogue,
             file.options,
@@ -109,7 +108,14 @@ class ServedModel:
             SizeError: the wish cannot be read.
             BudgetError: it does not hold the smallest window; everything is as before.
         """
-        self.opening.change_budget(granted_budget(wish, Machine.detect()), self.share)
+        share = None if self.sharing is None else self.sharing.take
+        self.opening.change_budget(granted_budget(wish, Machine.detect()), share)
+
+    def release(self) -> None:
+        """Give the weights back until a pass wants them, those of a model that drafts as well."""
+        self.engine.release()
+        if self.sharing is not None:
+            self.sharing.release()
 
     @property
     def experts(self) -> Experts | None:
@@ -190,19 +196,10 @@ class Models:
         self.main: ServedModel | None = None
 
     @property
-    def _beside(self) -> list[ServedModel]:
-        return [one for one in self._served.values() if one is not self.main]
-
-    @property
     def beside_bytes(self) -> int:
         """Bytes of the models beside the one that answers."""
-        return sum(sum(one.opening.memory_use().values()) for one in self._beside)
-
-    def release(self) -> None:
-        """Give the weights of all models back until a pass wants them."""
-        for served in self._served.values():
-            if served.opening.engine is not None:
-                served.engine.release()
+        others = [one for one in self._served.values() if one is not self.main]
+        return sum(sum(one.opening.memory_use().values()) for one in others)
 
     def load(self, path: str, params: Any) -> int | None:
         """Load the model of that path."""
@@ -214,8 +211,7 @@ class Models:
         self._served[model] = served
         self.main = self.main or served
         if served is not self.main and self._believed is not None:
-            believed = self._believed
-            self.main.share = lambda plan, room: take_share(served.engine, plan, room, believed)
+            self.main.sharing = Sharing(lambda: served.engine, self._believed)
         return model
 
     def create(self, model: int, params: Any) -> int | None:

@@ -88,9 +88,12 @@ class Routes:
         """Between which bytes the budget can be set; None where none is kept."""
         if self._ledger.limit is None:
             return None
-        engine = self._model().engine
-        beside = self._ledger.used - engine.charged
-        least, most = planner.budgets(engine.storage.plan, beside)
+        model = self._model()
+        beside = self._ledger.used - model.engine.charged
+        _, most = planner.budgets(model.plan, beside)
+        # A model that drafts gives way as well.
+        yields = 0 if model.sharing is None else model.sharing.yields
+        least, _ = planner.budgets(model.plan, beside - yields)
         most = min(max(most, self._ledger.limit), Machine.detect().ceiling)
         return {"least": least, "most": max(most, least)}
 
@@ -100,7 +103,7 @@ class Routes:
         return {"memory": self._ledger.limit, "mode": model.plan.mode}
 
     def _release(self) -> dict[str, Any]:
-        self._model().engine.release()
+        self._model().release()
         return {"released": True}
 
 

@@ -199,7 +199,7 @@ class Server:
             self._ledger,
             model.engine,
             idle_seconds=self._settings.idle_seconds,
-            release=self._models.release,
+            release=model.release,
         )
         self._watch.start()
         if self._settings.follows:
