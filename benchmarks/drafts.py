@@ -4,9 +4,10 @@
 
 Parts, each of which can be left out:
 
-- `stated`: `serve --draft SMALL` with four tokens drafted and a mean accepted length of four by
-  llama.cpp's synthetic acceptance, between two servers without drafts. The figure counts four
-  tokens a pass, whatever chance accepted of the few passes that were timed.
+- `stated`: SMALL drafts four tokens before each pass (llama.cpp's own length, which no policy
+  changes) with a mean accepted length of four by its synthetic acceptance, between two servers
+  without drafts. The figure counts four tokens a pass, whatever chance accepted of the few passes
+  that were timed.
 - `serve`, `run`: text in which nothing comes again, with n-grams between two without drafts.
 - `off`: `run --draft off`, between two of another tree of the package (`--before SRC`).
 - `bits`: passes over several tokens computed with the bits of single ones, over passes that are
@@ -97,12 +98,13 @@ def _stated(setup: Setup, small: str, rounds: int) -> None:
     """Drafts of a stated acceptance, beside plain passes and beside what the parts allow."""
     one, several = computing(setup, (1, 1 + _DRAFTED))
     (draft,) = computing(Setup(**{**vars(setup), "paths": read_catalogue(small).paths}), (1,))
-    limit = [*("--spec-draft-n-max", str(_DRAFTED)), *("--spec-synth-len", str(_ACCEPTED))]
+    drafting = ["--", "-md", small, "--spec-type", "draft-simple"]
+    drafting += ["--spec-draft-n-max", str(_DRAFTED), "--spec-synth-len", str(_ACCEPTED)]
     times = []
     for _ in range(rounds):
         drive = drive_rate(setup)
         first = served(setup, [], {})
-        drafted = served(setup, ["--draft", small, "--", *limit], {})
+        drafted = served(setup, drafting, {})
         last = served(setup, [], {})
         drive = (drive + drive_rate(setup)) / 2
         plain = statistics.mean((first.rate, last.rate))
