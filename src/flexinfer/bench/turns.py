@@ -139,6 +139,16 @@ def _kept(llm: Any, count: int) -> list[float]:
         return _together(llm, count)
 
 
+_ACTIONS: dict[str, Callable[[Any, int], list[float]]] = {
+    "step": _decode,
+    "read": _read,
+    "prompt": _prompt,
+    "rows": row_steps,
+    "together": _together,
+    "kept": _kept,
+}
+
+
 def _by_drive(llm: Any) -> list[int]:
     """Bytes that each drive with the model gave so far."""
     return [use.bytes_read for use in llm.drives]
@@ -174,21 +184,13 @@ def _serve(kind: str, model: str, options: dict[str, Any]) -> None:
             "rows": sum(w.nbytes for w in plan.weights if w.use.value == "rows"),
         }
     _say(facts)
-    actions: dict[str, Callable[[Any, int], list[float]]] = {
-        "step": _decode,
-        "read": _read,
-        "prompt": _prompt,
-        "rows": row_steps,
-        "together": _together,
-        "kept": _kept,
-    }
     for line in sys.stdin:
         command, count = line.split()
         if llm.n_tokens > llm.n_ctx() - 64:
             llm.n_tokens = len(PROMPT)
         cpu = time.process_time()
         before = (llm.stats, _by_drive(llm), llm.read_bytes) if kind == "ours" else None
-        times = actions[command](llm, int(count))
+        times = _ACTIONS[command](llm, int(count))
         answer: dict[str, Any] = {"times": times, "cpu_s": time.process_time() - cpu}
         if before is not None:
             done = llm.stats - before[0]
