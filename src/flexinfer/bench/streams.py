@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from types import MappingProxyType
@@ -24,9 +24,13 @@ from flexinfer.errors import EngineError
 
 PROMPT = 16
 _END_SECONDS = 30
-_POLL_SECONDS = 0.02
+_POLL_SECONDS, _LEAST_PAUSE = 0.02, 0.001
 _SAID = 400
 _COUNTED = ("compute_s", "wait_s", "idle_s", "read_bytes", "segments")
+
+
+class _EndedError(EngineError):
+    """A stream has written all its tokens, or was cut off."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,9 @@ def decoded(address: str) -> Count:
 def steady(
     streams: Streams, count: Callable[[], Count], *, skip: int, passes: int, seconds: float
 ) -> Steady:
-    """Tokens between two ends of passes, of which `passes` lie between, or fewer after `seconds`.
+    """Tokens between two ends of passes, of which `passes` lie between.
+
+    Fewer after `seconds`, or where a stream has come to its end: up to the last one before that.
 
     Args:
         skip: passes to leave out before, once all streams write.
@@ -190,28 +196,32 @@ def steady(
         EngineError: a stream ended before.
     """
     while streams.least < 1:
-        _going(streams)
+        _going(streams, _LEAST_PAUSE)
     begun = count().passes
     start, began = _moved(streams, count, begun + skip)
     late = time.monotonic() + seconds
     now, at = _moved(streams, count, start.passes)
-    while now.passes < start.passes + passes and time.monotonic() < late:
-        now, at = _moved(streams, count, now.passes)
+    with suppress(_EndedError):
+        while now.passes < start.passes + passes and time.monotonic() < late:
+            now, at = _moved(streams, count, now.passes)
     passed = now.passes - start.passes
     others = {name: (now.others[name] - start.others[name]) / passed for name in now.others}
     return Steady(passed, now.tokens - start.tokens, at - began, others)
 
 
 def _moved(streams: Streams, count: Callable[[], Count], beyond: int) -> tuple[Count, float]:
-    """The first count with more passes than `beyond`, and when."""
+    """The first count with more passes than `beyond`, and when: all streams wrote until then."""
+    pause = _LEAST_PAUSE
     while True:
-        now = count()
-        if now.passes > beyond:
-            return now, time.monotonic()
-        _going(streams)
+        now, at = count(), time.monotonic()
+        if now.passes > beyond and streams.writing:
+            return now, at
+        _going(streams, pause)
+        # Passes of a small model are over before others are worth a look.
+        pause = min(2 * pause, _POLL_SECONDS)
 
 
-def _going(streams: Streams) -> None:
-    time.sleep(_POLL_SECONDS)
+def _going(streams: Streams, pause: float) -> None:
+    time.sleep(pause)
     if not streams.writing:
-        raise EngineError("a stream ended while it was counted")
+        raise _EndedError("a stream ended before it was counted; give a larger --ctx")

@@ -29,6 +29,7 @@ class Writing(Streams):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(streams, "_LEAST_PAUSE", 0.0)
 
 
 def passes(each: int) -> Iterator[Count]:
@@ -54,10 +55,16 @@ def test_a_slow_server_is_counted_for_one_pass_at_least() -> None:
     assert (found.passes, found.tokens) == (1, 2)
 
 
-def test_a_stream_that_ends_spoils_the_count() -> None:
+def test_a_stream_that_ends_before_a_pass_was_counted_is_said() -> None:
     counts = passes(2)
-    with pytest.raises(EngineError, match="ended while it was counted"):
-        steady(Writing(ends=4), lambda: next(counts), skip=0, passes=9, seconds=60)
+    with pytest.raises(EngineError, match="ended before it was counted; give a larger --ctx"):
+        steady(Writing(ends=3), lambda: next(counts), skip=0, passes=9, seconds=60)
+
+
+def test_passes_before_a_stream_ends_are_counted() -> None:
+    counts = passes(2)
+    found = steady(Writing(ends=8), lambda: next(counts), skip=0, passes=9, seconds=60)
+    assert (found.passes, found.tokens) == (3, 6)
 
 
 def test_a_rate_is_of_all_streams() -> None:
