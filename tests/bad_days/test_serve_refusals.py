@@ -69,6 +69,10 @@ def test_configuration_of_llama_server_is_refused(
         (("--temp=0.5",), "'--temp=0.5'"),
         (("--spec-type", "mtp"), "--spec-type mtp"),
         (("--ctx-checkpoints", "-1"), "--ctx-checkpoints -1"),
+        (("--grammar", 'root ::= "a'), "line 1: a text is not closed"),
+        (("--grammar", "x"), "the grammar does not parse, line 1"),
+        (("--grammar-file", __file__), "the grammar does not parse, line 1"),
+        (("--grammar-file", "nowhere.gbnf"), "nowhere.gbnf cannot be read: no such file"),
     ],
 )
 def test_flags_that_are_not_passed_on_are_named(flags: tuple[str, ...], word: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,17 +14,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from support.api_calls import write_adapter
+from support.command import flexinfer
 from support.projector import write_projector
+from support.served import serving
 from support.tiny_model import TinyModel
-from support.workers import worker
+from support.workers import free_port, worker
 
 from flexinfer import __version__
 from flexinfer.cli import main
 
 Check = Callable[["Asked"], None]
 _CHECKS: dict[tuple[str, str], Check] = {}
-# Answer by HTTP, into a file or to other machines, with what is built apart.
-_ELSEWHERE = {"serve", "batch", "worker"}
 
 
 class Asked:
@@ -80,13 +82,23 @@ def check(commands: str, *options: str) -> Callable[[Check], Check]:
     return register
 
 
+def once(test: Check) -> Check:
+    """One run for all options that are checked in it."""
+    went_well: list[str] = []
+
+    def run(asked: Asked) -> None:
+        if asked.name not in went_well:
+            test(asked)
+            went_well.append(asked.name)
+
+    return run
+
+
 def _options() -> Iterator[tuple[str, str]]:
     """Each option of each command, as click knows them; help is the group's."""
     assert isinstance(main._group, click.Group)
     context = click.Context(main._group)
     for name in main._group.list_commands(context):
-        if name in _ELSEWHERE:
-            continue
         command = main._group.get_command(context, name)
         assert command is not None
         for parameter in command.params:
@@ -301,8 +313,6 @@ def _chat(asked: Asked) -> None:
 
 @check("run chat", "--lora")
 def _lora(asked: Asked) -> None:
-    from support.api_calls import write_adapter
-
     adapter = write_adapter(asked.folder / "lora.gguf", strength=64.0)
     assert asked.answer("--lora", adapter) != asked.answer()
 
@@ -495,3 +505,129 @@ def _bench_slots(asked: Asked) -> None:
     (together,) = model["together"]
     # Streams of a model this small may be over before they are counted.
     assert together["slots"] == 2
+
+
+# -- serving until the end -------------------------------------------------------------------------
+
+
+@check(
+    "serve",
+    *("--slots", "--memory", "--ctx", "--threads", "--ubatch", "--kv-type", "--strategy"),
+    *("--window", "--flash-attn", "--no-repack", "--mirror", "--gpu-layers", "--draft", "--host"),
+    *("--port", "--api-key", "--cors-origins", "--alias", "--lora", "--idle-release", "--json"),
+    "--end-with-fd",
+)
+@once
+def _serve(asked: Asked) -> None:
+    copy = Path(shutil.copy(asked.model, asked.folder / "copy.gguf"))
+    adapter, port = write_adapter(asked.folder / "lora.gguf", strength=64.0), free_port()
+    sizes = ("--slots", 2, "--memory", "300MiB", "--ctx", 320, "--ubatch", 64, "--threads", 1)
+    held = ("--kv-type", "q8_0", "--strategy", "sync", "--window", "700KiB", "--flash-attn")
+    placed = ("--no-repack", "--mirror", copy, "--gpu-layers", 0, "--lora", adapter)
+    asks = ("--host", "127.0.0.1", "--port", port, "--api-key", "secret", "--alias", "nickname")
+    pages = ("--cors-origins", "https://page.example", "--idle-release", "1h", "--draft", "ngram")
+    theirs, ours = os.pipe()
+    ends = ("--end-with-fd", theirs)
+    with serving(
+        asked.model, *sizes, *held, *placed, *asks, *pages, *ends, keep=(theirs,)
+    ) as server:
+        os.close(theirs)
+        ready = server.ready
+        assert ready["address"] == f"http://127.0.0.1:{port}"
+        assert (ready["slots"], ready["slot_ctx"], ready["ubatch"]) == (2, 320, 64)
+        assert (ready["budget"], ready["kernels"]) == (300 << 20, "plain")
+        assert [drive["path"] for drive in ready["drives"]] == [str(asked.model), str(copy)]
+        assert server.get("/v1/completions")[0] in (401, 404)
+        server.key = "secret"
+        assert server.get("/v1/models")[1]["data"][0]["id"] == "nickname"
+        assert [one["path"] for one in server.get("/lora-adapters")[1]] == [str(adapter)]
+        origin = {"Origin": "https://page.example"}
+        _, headers, _ = server.request("GET", "/health", headers=origin)
+        assert headers["Access-Control-Allow-Origin"] == "https://page.example"
+        assert server.get("/engine/plan")[1]["lookahead"] is False
+        os.close(ours)
+        server.process.wait(10)
+
+
+@check("serve", "--weight-memory", "--no-flash-attn", "--repack", "--rpc")
+@once
+def _serve_in_little(asked: Asked) -> None:
+    with worker("150MiB") as one:
+        words = ("--weight-memory", "1MiB", "--no-flash-attn", "--ctx", 128)
+        with serving(asked.model, *words, "--rpc", one.endpoint) as server:
+            assert one.endpoint in server.ready["mode"]
+    with serving(asked.model, *words, "--repack") as server:
+        assert "streamed per token" in server.ready["mode"]
+        assert server.ready["kernels"] in ("packed", "plain")
+
+
+@check("serve", "--embeddings")
+def _serve_vectors(asked: Asked) -> None:
+    with serving(asked.model, "--embeddings", "--ctx", 128, "--", "--pooling", "mean") as server:
+        (found,) = server.post("/v1/embeddings", {"input": "one"})[1]["data"]
+        assert len(found["embedding"]) == 256
+
+
+@check("serve", "--mmproj")
+def _serve_images(asked: Asked) -> None:
+    projector = write_projector(asked.folder / "mmproj.gguf", 256)
+    with serving(asked.model, "--mmproj", projector, "--ctx", 128) as server:
+        assert server.get("/props")[1]["modalities"]["vision"]
+
+
+@check("serve", "--build")
+def _build(asked: Asked) -> None:
+    """Where it is built is told by the log; that it builds, by what made this one."""
+    built: list[Path] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flexinfer.serve.library.build", built.append)
+        assert asked.out("--build") == ""
+    assert [folder.name for folder in built] == ["server"]
+
+
+@check(
+    "batch",
+    *("--slots", "--memory", "--ctx", "--threads", "--ubatch", "--kv-type", "--strategy"),
+    *("--window", "--flash-attn", "--no-repack", "--mirror", "--gpu-layers", "--draft", "--lora"),
+    *("--quiet", "--json", "--weight-memory", "--no-flash-attn", "--repack", "--rpc"),
+)
+@once
+def _batch(asked: Asked) -> None:
+    body = {"prompt": "one", "max_tokens": 4, "temperature": 0}
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": body}
+    source = asked.file("in.jsonl", json.dumps(request) + "\n")
+    copy = Path(shutil.copy(asked.model, asked.folder / "copy.gguf"))
+    adapter = write_adapter(asked.folder / "lora.gguf", strength=64.0)
+
+    def answer(name: str, *words: object) -> str:
+        out = asked.folder / name
+        given = (source, out, asked.model, "--ctx", 128, "--json", "--quiet", *words)
+        done = flexinfer("batch", *given)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["answered"] == 1
+        assert "slot" not in done.stderr
+        (record,) = map(json.loads, out.read_text().splitlines())
+        return str(record["response"]["body"]["choices"][0]["text"])
+
+    sizes = ("--slots", 1, "--memory", "300MiB", "--ubatch", 64, "--threads", 1, "--window", "700K")
+    held = ("--strategy", "sync", "--flash-attn", "--no-repack", "--mirror", copy)
+    plain = answer("plain", "--weight-memory", "1MiB", "--no-repack", "--flash-attn")
+    assert plain == answer("all", *sizes, *held, "--gpu-layers", 0, "--draft", "ngram")
+    assert plain != answer("lora", "--lora", adapter, "--no-repack")
+    assert answer("other", "--kv-type", "q8_0", "--repack")
+    with worker("150MiB") as one:
+        words = ("--weight-memory", "1MiB", "--no-flash-attn", "--rpc", one.endpoint)
+        assert answer("away", *words) == answer("here", "--no-flash-attn", "--no-repack")
+
+
+@check("worker", "--memory", "--host", "--port", "--threads", "--cache", "--json")
+@once
+def _worker(asked: Asked) -> None:
+    """`worker` names the others: it is started with all of them, and says one line."""
+    folder, port = asked.folder / "cache", free_port()
+    with worker("150MiB", "--host", "127.0.0.1", "--cache", str(folder), port=port) as one:
+        assert one.endpoint == f"127.0.0.1:{port}"
+        assert 0 < one.memory < 150 << 20
+        assert folder.is_dir()
+        with worker("200MiB") as other:
+            assert other.memory - one.memory == pytest.approx(50 << 20, rel=0.1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flexinfer.errors import RequestError
 from flexinfer.serve.flags import INSTEAD, SWITCHES, WITH_VALUE
+from flexinfer.text import decode
 
 # Kinds of speculation whose memory is known beforehand: what gives their longest draft, by default.
 _DRAFTS = {
@@ -68,6 +69,7 @@ def read_extra(flags: Sequence[str]) -> Extra:
             )
         flag, default = _DRAFTS[kind]
         drafts = max(drafts, _number(flag, given.get(flag, str(default))))
+    _check_grammar(given)
     return Extra(
         tuple(flags),
         drafts,
@@ -117,6 +119,22 @@ def _checked_certificate(given: Mapping[str, str]) -> bool:
             "the key without a password"
         ) from error
     return True
+
+
+def _check_grammar(given: Mapping[str, str]) -> None:
+    """Raise `RequestError` for one of which llama.cpp would end the process."""
+    from flexinfer.binding.check_grammar import check_grammar  # late: few servers have one
+
+    text, path = given.get("--grammar", ""), given.get("--grammar-file")
+    if path is not None:
+        try:
+            text = decode(Path(path).read_bytes(), path)
+        except OSError as error:
+            raise RequestError(
+                f"--grammar-file {path} cannot be read: {(error.strerror or '').lower()}"
+            ) from error
+    if text:
+        check_grammar(text)
 
 
 def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
