@@ -22,7 +22,7 @@ from support.forked import in_child
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
-from flexinfer.errors import BudgetError, EngineError
+from flexinfer.errors import BudgetError, EngineError, RequestError
 from flexinfer.machine.machine import process_memory
 
 _VICTIM = Path(__file__).parents[1] / "support" / "victims" / "methods.py"
@@ -128,6 +128,16 @@ def test_streams_that_are_read_in_turns_do_not_mix(path: str, logits_all: bool) 
                 texts[number] += part["choices"][0]["text"] if part else ""
         assert texts == expected
         assert llm._ledger.accounts.get("states", 0) == 0
+
+
+def test_what_a_request_that_failed_computed_is_not_put_aside(path: str) -> None:
+    with Llama(path, **OPTIONS) as llm:
+        held = llm._ledger.accounts.get("states", 0)
+        with pytest.raises(RequestError) as refused:
+            llm(_PROMPTS[0], max_tokens=2, grammar="none")
+        _text(llm, _PROMPTS[1])
+        assert llm._ledger.accounts.get("states", 0) == held
+        assert "grammar is" in str(refused.value)
 
 
 def test_a_stream_that_cannot_be_put_aside_says_so(path: str) -> None:

@@ -112,8 +112,13 @@ def _request(call: Callable[..., Any], turns: Callable[[Any], Turns[Any]]) -> Ca
         if mine.is_mine:
             return call(self, *arguments, **options)
         request: Request[Any] = Request()
-        with mine.turn(request):
-            result = call(self, *arguments, **options)
+        try:
+            with mine.turn(request):
+                result = call(self, *arguments, **options)
+        except BaseException:
+            # Else the next one would put aside what nobody goes on with.
+            mine.over(request)
+            raise
         if isinstance(result, Iterator):
             return mine.stream(request, result)
         mine.over(request)
