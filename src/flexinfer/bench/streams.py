@@ -77,7 +77,10 @@ def serving(command: Sequence[str], group: LimitedGroup | None) -> Iterator[dict
             line = process.stdout.readline()
             if not line:
                 raise EngineError(_failure(process.wait(), said, group))
-            yield json.loads(line)
+            ready = json.loads(line)
+            if "error" in ready:
+                raise EngineError(f"the server did not start: {ready['error']['message']}")
+            yield ready
         finally:
             process.terminate()
             try:
