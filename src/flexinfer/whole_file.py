@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,14 +14,19 @@ from pathlib import Path
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A path to write to. On success it becomes `path`; on failure it is gone and `path` untouched.
 
-    Two who write the same file at a time do not meet: the last one's stays.
+    Two who write the same file at a time do not meet: the last one's stays. A link stays one.
 
     Args:
         durable: once it has its name it also survives a loss of power.
 
     Raises:
-        OSError: the file cannot be renamed, or not be brought to the drive.
+        OSError: `path` is a folder, device or pipe; or the file cannot be renamed, or not be
+            brought to the drive.
     """
+    path = path.resolve()
+    # Renaming would put a file in the place of a device, for every program of the machine.
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield partial

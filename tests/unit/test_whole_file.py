@@ -68,3 +68,24 @@ def test_a_durable_file_is_on_the_drive_before_it_has_its_name(
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / "none" / "file") as partial:
         partial.write_text("new")
+
+
+def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for path in (pipe, folder):
+        with pytest.raises(OSError, match="no regular file"), whole_file(path):
+            pytest.fail("it is not to be written")
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [folder, pipe]
+
+
+def test_what_a_link_names_is_written(tmp_path: Path) -> None:
+    path, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(path)
+    for text in ("new", "newer"):
+        with whole_file(link) as partial:
+            partial.write_text(text)
+        assert path.read_text() == text
+        assert link.is_symlink()
