@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.tiny_model import TinyModel
 
 pytest_plugins = ["support.hub_client", "support.own_process", "support.victims.starting"]
@@ -18,6 +19,11 @@ _NEEDS = {"native": ("native",), "bad_days": ("native",), "slow": ("native", "sl
 
 # Compute threads that wait sleep: spinning ones starve whatever runs beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# How long an example takes is the machine's business, which may be busy.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 # Programs that tests start find what supports tests, too.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
