@@ -28,8 +28,10 @@ settings.load_profile("any machine")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
 )
-# A shell that starts the tests in the background has them and their children ignore Ctrl-C.
+# Whoever starts the tests in the background, or to outlive a terminal, has them and their children
+# ignore these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
