@@ -147,7 +147,6 @@ def first(large: Path) -> Iterator[Llama]:
         yield llm
 
 
-@pytest.mark.own_process
 def test_a_second_model_that_asks_for_more_gets_it(first: Llama, large: Path) -> None:
     alone = answer(first)
     assert first.memory is not None
@@ -157,7 +156,6 @@ def test_a_second_model_that_asks_for_more_gets_it(first: Llama, large: Path) ->
         assert answer(second) == answer(first) == alone
 
 
-@pytest.mark.own_process
 @pytest.mark.parametrize("wish", [None, "auto", "90MiB"])
 def test_a_second_model_that_does_not_fit_is_told_what_the_first_holds(
     first: Llama, large: Path, wish: str | None
