@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.command import FLEXINFER
@@ -23,6 +24,13 @@ from flexinfer.sizes import format_size
 from flexinfer.synth.write import write_model
 
 MIB = 1 << 20
+_OPTIONS: dict[str, Any] = {
+    "n_ctx": 256,
+    "n_batch": 32,
+    "n_threads": 2,
+    "logits_all": True,
+    "verbose": False,
+}
 Done = tuple["subprocess.CompletedProcess[str]", LimitedGroup]
 InGroup = Callable[..., Done]
 _GROW = """
@@ -142,8 +150,8 @@ def test_a_model_of_more_files_than_may_be_open(tmp_path: Path, which: str, code
 
 @pytest.fixture
 def first(large: Path) -> Iterator[Llama]:
-    budget = process_memory() + 100 * MIB
-    with Llama(str(large), memory=budget, n_ctx=256, n_threads=2, verbose=False) as llm:
+    budget = process_memory() + 140 * MIB
+    with Llama(str(large), memory=budget, **_OPTIONS) as llm:
         yield llm
 
 
@@ -151,7 +159,7 @@ def test_a_second_model_that_asks_for_more_gets_it(first: Llama, large: Path) ->
     alone = answer(first)
     assert first.memory is not None
     more = first.memory + 200 * MIB
-    with Llama(str(large), memory=more, n_ctx=256, n_threads=2, verbose=False) as second:
+    with Llama(str(large), memory=more, **_OPTIONS) as second:
         assert first.memory == second.memory == more
         assert answer(second) == answer(first) == alone
 

@@ -24,14 +24,10 @@ def open_tiny(path: Path | str, weight_memory: str = "1MiB") -> Llama:
 
 
 def answer(llm: Llama, tokens: int = 3) -> bytes:
-    """The bits of logits of a prompt and the tokens that follow, from an empty context.
-
-    Those of all tokens where the model keeps them, else from the last one of the prompt on: rows
-    before it were never written.
-    """
+    """The bits of all logits of a prompt and the tokens that follow, from an empty context."""
+    assert llm._logits_all, "no logits are kept: these rows were never written"
     llm.reset()
     llm.eval(_PROMPT)
     for _ in range(tokens):
         llm.eval([int(np.argmax(llm.scores[llm.n_tokens - 1]))])
-    first = 0 if llm._logits_all else len(_PROMPT) - 1
-    return bytes(llm.scores[first : llm.n_tokens].tobytes())
+    return bytes(llm.scores[: llm.n_tokens].tobytes())
