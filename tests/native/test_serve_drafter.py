@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.drafted_answers import BY_MODEL, asked, write_small
 from support.served import Served, serving
 
 from flexinfer.synth.shapes import Shape
 from flexinfer.synth.write import write_model
 
 MIB = 1 << 20
-SHAPE = Shape(layers=2, width=256, ffn=768, heads=4, kv_heads=4, vocabulary=2000, head_size=64)
 LARGE = Shape(layers=8, width=1024, ffn=2816, heads=8, kv_heads=8, vocabulary=2000, head_size=128)
-# llama.cpp's own lengths, whatever drafts bring: tiny models take no time to read.
-BY_MODEL = ("--spec-type", "draft-simple", "--spec-draft-n-max", 5)
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    (path,) = write_model(SHAPE, tmp_path_factory.mktemp("drafter") / "target.gguf", "q4_K")
-    return path
+    return write_small(tmp_path_factory.mktemp("drafter") / "target.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +32,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def answer(served: Served, prompt: list[int], **more: Any) -> list[int]:
     """The text with an answer of 40 tokens."""
-    fixed = {"n_predict": 40, "temperature": 0.0, "ignore_eos": True, "return_tokens": True}
-    asked = {"prompt": prompt, "cache_prompt": True, "seed": 7, **fixed, **more}
-    tokens: list[int] = served.complete(**asked)["tokens"]
+    tokens: list[int] = served.complete(**asked(prompt=prompt, **more))["tokens"]
     return prompt + tokens
 
 

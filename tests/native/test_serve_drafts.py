@@ -11,33 +11,24 @@ from pathlib import Path
 
 import pytest
 from support.architectures import tiny
-from support.drafted_answers import PROMPT, TOKENS, answered, asked
+from support.drafted_answers import BY_MODEL, PROMPT, TOKENS, answered, asked, write_small
 from support.quantised import quantised
 from support.served import serving
 from support.tiny_model import TinyModel
 
-from flexinfer.synth.shapes import Shape
-from flexinfer.synth.write import write_model
-
 DATA = Path(str(files("flexinfer") / "data"))
-SHAPE = Shape(layers=2, width=256, ffn=768, heads=4, kv_heads=4, vocabulary=2000, head_size=64)
 SIZES = ("--ctx", 640, "--ubatch", 64, "--threads", 2, "--slots", 1)
-# llama.cpp's own lengths, whatever drafts bring: tiny models take no time to read.
-BY_MODEL = ("--spec-type", "draft-simple", "--spec-draft-n-max", 5)
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    (path,) = write_model(SHAPE, tmp_path_factory.mktemp("drafts") / "target.gguf", "q4_K")
-    return path
+    return write_small(tmp_path_factory.mktemp("drafts") / "target.gguf")
 
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the same vocabulary, but what it writes is mostly wrong."""
-    folder = tmp_path_factory.mktemp("drafts")
-    (path,) = write_model(SHAPE, folder / "stranger.gguf", "q4_0", seed=5)
-    return path
+    return write_small(tmp_path_factory.mktemp("drafts") / "stranger.gguf", "q4_0", seed=5)
 
 
 MODELS: dict[str, Callable[[TinyModel, Path], Path]] = {

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from flexinfer.synth.shapes import Shape
+from flexinfer.synth.write import write_model
 from support.served import Served
 
 # From before a multiple of 256 cells over it, where attention is divided among threads.
 PROMPT, TOKENS = 496, 40
+# llama.cpp's own lengths, whatever drafts bring: tiny models take no time to read.
+BY_MODEL = ("--spec-type", "draft-simple", "--spec-draft-n-max", 5)
+_SHAPE = Shape(layers=2, width=256, ffn=768, heads=4, kv_heads=4, vocabulary=2000, head_size=64)
+
+
+def write_small(path: Path, quant: str = "q4_K", seed: int = 0) -> Path:
+    """A model of which others of its vocabulary, with another seed, know little."""
+    (path,) = write_model(_SHAPE, path, quant, seed=seed)
+    return path
 
 
 def asked(**more: Any) -> dict[str, Any]:

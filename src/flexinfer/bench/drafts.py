@@ -8,19 +8,16 @@ two plans stream, B our reader with nothing computed, D a token of the draft in 
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from flexinfer.bench.in_group import group_of, run_in_group
 from flexinfer.bench.running import drop_cache
-from flexinfer.bench.streams import PROMPT, Streams, ask, drafted, serving, steady
-from flexinfer.bench.together import Setup
+from flexinfer.bench.streams import ask, drafted, serving
+from flexinfer.bench.together import FLEXINFER, Setup, sizes, written
 from flexinfer.bench.turns import Worker
 
-_FLEXINFER = (sys.executable, "-m", "flexinfer")
 # Each token of the vocabulary is nearly as likely as another: nothing comes again.
 RANDOM = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 7}
 
@@ -59,18 +56,10 @@ def served(setup: Setup, words: Sequence[str], asked: Mapping[str, Any]) -> Stre
     """
     drop_cache(setup.paths)
     with group_of(setup.model, setup.budget, setup.drive) as group:
-        command = [*_FLEXINFER, "serve", setup.model, *sizes(setup), "--slots", "1"]
+        command = [*FLEXINFER, "serve", setup.model, *sizes(setup), "--slots", "1"]
         with serving([*command, "--port", "0", "--json", *words], group) as ready:
-            address = ready["address"]
-            with Streams(address, 1, setup.ctx - PROMPT - 1, asked) as writing:
-                found = steady(
-                    writing,
-                    partial(drafted, address),
-                    skip=setup.skip,
-                    passes=setup.passes,
-                    seconds=setup.seconds,
-                )
-            streamed = ask(address, "/engine/plan")["streamed_bytes"]
+            found = written(setup, ready["address"], 1, drafted, asked)
+            streamed = ask(ready["address"], "/engine/plan")["streamed_bytes"]
     return Stream(
         pass_s=found.seconds / found.passes,
         tokens=found.tokens / found.passes,
@@ -89,7 +78,7 @@ def ran(setup: Setup, words: Sequence[str], tokens: int, source: str | None = No
     drop_cache(setup.paths)
     likely = [f"--{name.replace('_', '-')}={value}" for name, value in RANDOM.items()]
     likely[0] = f"--temp={RANDOM['temperature']}"
-    command = [*_FLEXINFER, "run", setup.model, "-p", "The sea", "-n", str(tokens), "--json"]
+    command = [*FLEXINFER, "run", setup.model, "-p", "The sea", "-n", str(tokens), "--json"]
     command += [*sizes(setup), *likely, *words]
     if source is not None:
         command = ["env", f"PYTHONPATH={source}", *command]
@@ -122,10 +111,3 @@ def keeping(setup: Setup, rows: Sequence[int]) -> dict[str, Any]:
         for command in ("together", "kept"):
             found[command] = [statistics.median(ours.ask(command, n)["times"]) for n in rows]
     return found
-
-
-def sizes(setup: Setup) -> list[str]:
-    """Options of all commands."""
-    kernels = next(iter(setup.sides.own.values()))
-    words = ["--memory", str(setup.budget), "--ctx", str(setup.ctx)]
-    return [*words, "--threads", str(setup.cores), "--repack" if kernels else "--no-repack"]

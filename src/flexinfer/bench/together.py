@@ -10,9 +10,10 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from flexinfer.bench.cases import DRIVE, Case
@@ -35,7 +36,7 @@ from flexinfer.bench.turns import Worker
 from flexinfer.errors import EngineError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 
-_FLEXINFER = (sys.executable, "-m", "flexinfer")
+FLEXINFER = (sys.executable, "-m", "flexinfer")
 _PLAIN = (sys.executable, "-m", "flexinfer.bench.plain_server")
 _DRIVE_SECONDS = 3.0
 
@@ -87,9 +88,9 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
     drop_cache(setup.paths)
     with group_of(setup.model, setup.budget, setup.drive) as group:
         predicted = _predicted(setup, streams, kv, group)
-        command = [*_FLEXINFER, "serve", setup.model, *_asked(setup, streams, kv)]
+        command = [*FLEXINFER, "serve", setup.model, *_asked(setup, streams, kv)]
         with serving([*command, "--port", "0", "--json"], group) as ready:
-            found = _steady(setup, ready["address"], streams, counted)
+            found = written(setup, ready["address"], streams, counted)
             plan = ask(ready["address"], "/engine/plan")
     drive = (before + drive_rate(setup)) / 2
     pass_s = max(compute, plan["streamed_bytes"] / drive)
@@ -114,15 +115,22 @@ def measure_plain_server(setup: Setup, streams: int, kv: str, ubatch: int) -> di
             group_of(setup.model, setup.budget, setup.drive) as group,
             serving([*_PLAIN, *_plain_asked(setup, streams, kv, ubatch)], group) as ready,
         ):
-            found = _steady(setup, ready["address"], streams, decoded)
+            found = written(setup, ready["address"], streams, decoded)
     except EngineError as error:
         return {"failed": str(error)}
     return {"tok_s": found.tok_s, "passes": found.passes}
 
 
-def _steady(setup: Setup, address: str, streams: int, count: Callable[[str], Count]) -> Steady:
+def written(
+    setup: Setup,
+    address: str,
+    streams: int,
+    count: Callable[[str], Count],
+    asked: Mapping[str, Any] = MappingProxyType({}),
+) -> Steady:
+    """What `streams` of the server at `address` come to once they are under way."""
     left = setup.ctx - PROMPT - 1
-    with Streams(address, streams, left) as writing:
+    with Streams(address, streams, left, asked) as writing:
         skip, passes = setup.skip, setup.passes
         return steady(
             writing, partial(count, address), skip=skip, passes=passes, seconds=setup.seconds
@@ -140,14 +148,18 @@ def drive_rate(setup: Setup) -> float:
 
 def _asked(setup: Setup, streams: int, kv: str) -> list[str]:
     """Options that `serve` and `plan` share."""
+    return [*sizes(setup), "--slots", str(streams), "--kv-type", kv]
+
+
+def sizes(setup: Setup) -> list[str]:
+    """Options of all commands."""
     kernels = next(iter(setup.sides.own.values()))
-    words = ["--memory", str(setup.budget), "--slots", str(streams), "--ctx", str(setup.ctx)]
-    words += ["--kv-type", kv, "--threads", str(setup.cores)]
-    return [*words, "--repack" if kernels else "--no-repack"]
+    words = ["--memory", str(setup.budget), "--ctx", str(setup.ctx)]
+    return [*words, "--threads", str(setup.cores), "--repack" if kernels else "--no-repack"]
 
 
 def _predicted(setup: Setup, streams: int, kv: str, group: LimitedGroup | None) -> float:
-    command = [*_FLEXINFER, "plan", setup.model, *_asked(setup, streams, kv), "--json"]
+    command = [*FLEXINFER, "plan", setup.model, *_asked(setup, streams, kv), "--json"]
     join = None if group is None else group.join
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=join)
     if done.returncode:

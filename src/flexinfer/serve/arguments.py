@@ -37,7 +37,6 @@ class Extra:
         drafts: how many tokens a slot may draft at a time.
         kinds: of llama.cpp's speculation.
         draft_model: path of the model that drafts.
-        head: the model's own trained head drafts.
         checkpoints: how many a slot keeps, where it was asked.
         cache_mib: of prompts that no slot holds any more, where it was asked.
         tls: connections are encrypted.
@@ -46,11 +45,15 @@ class Extra:
     flags: tuple[str, ...] = ()
     drafts: int = 0
     draft_model: str | None = None
-    head: bool = False
     checkpoints: int | None = None
     cache_mib: int | None = None
     tls: bool = False
     kinds: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> bool:
+        """The model's own trained head drafts."""
+        return "draft-mtp" in self.kinds
 
 
 def read_extra(flags: Sequence[str]) -> Extra:
@@ -74,7 +77,6 @@ def read_extra(flags: Sequence[str]) -> Extra:
         tuple(flags),
         drafts,
         _first(given, _MODEL_DRAFT),
-        "draft-mtp" in kinds.split(","),
         _asked(given, _CHECKPOINTS),
         _asked(given, _CACHE),
         _checked_certificate(given),

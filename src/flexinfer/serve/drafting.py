@@ -70,6 +70,19 @@ class Drafting:
             return settings
         return replace(settings, weight_memory=capped - self.plan.held_bytes)
 
+    def by(self, drafter: Drafter, plan: Plan, believed: Believed, ubatch: int) -> Drafting:
+        """The same by another model, under `plan`, beside batches of so many tokens."""
+        return replace(
+            self,
+            model=drafter.catalogue,
+            plan=plan,
+            path=drafter.path,
+            nbytes=plan.total - PROCESS,
+            read=drafter.head,
+            handed=drafter.handed(ubatch),
+            believed=believed,
+        )
+
     def among(self, wish: Wish) -> Wish:
         """The wish, with what drafts take."""
         return replace(
@@ -143,11 +156,7 @@ def plan_drafting(settings: Settings, catalogue: Catalogue, wish: Wish) -> Draft
         believed = Believed(alone.times, BELIEF, most, settings.slots)
         pair = _pair(settings, drafter, alone, believed)
         token_us = round(1e6 / pair.draft.expected_tok_s)
-        nbytes, draft = pair.draft.total - PROCESS, pair.draft
-        drafting = replace(drafting, model=drafter.catalogue, nbytes=nbytes, plan=draft)
-        handed = drafter.handed(alone.sizes.ubatch)
-        drafting = replace(drafting, path=drafter.path, read=drafter.head, handed=handed)
-        drafting = replace(drafting, believed=believed)
+        drafting = drafting.by(drafter, pair.draft, believed, alone.sizes.ubatch)
     if way != OFF:
         passes = PassTimes(round(1e6 / alone.sized.plan().expected_tok_s), times)
         drafting = replace(drafting, policy=Policy(passes, most, token_us))
