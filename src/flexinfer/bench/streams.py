@@ -129,6 +129,11 @@ class Streams:
         return min(self._written)
 
     @property
+    def written(self) -> int:
+        """Tokens that all of them have."""
+        return sum(self._written)
+
+    @property
     def writing(self) -> bool:
         """Whether all of them go on."""
         return all(thread.is_alive() for thread in self._threads)
@@ -214,11 +219,18 @@ def steady(
 
 def _moved(streams: Streams, count: Callable[[], Count], beyond: int) -> tuple[Count, float]:
     """The first count with more passes than `beyond`, and when: all streams wrote until then."""
-    pause = _LEAST_PAUSE
     while True:
+        written = streams.written
         now, at = count(), time.monotonic()
         if now.passes > beyond and streams.writing:
             return now, at
+        _told(streams, written)
+
+
+def _told(streams: Streams, written: int) -> None:
+    """Wait until the streams have more tokens: asking the server meanwhile slows it down."""
+    pause = _LEAST_PAUSE
+    while streams.written == written:
         _going(streams, pause)
         # Passes of a small model are over before others are worth a look.
         pause = min(2 * pause, _POLL_SECONDS)
