@@ -76,6 +76,7 @@ def main(
         f"context {ctx} a slot, cache {kv_type}, drive {drive or 'as it is'}; {sides}"
     )
     ubatch = 64
+    reached: dict[int, float] = {}
     if slots:
         click.echo(
             "| slots | C(n) ms | S(n) | B GB/s | bound tok/s | predicted | reached | of bound "
@@ -87,13 +88,18 @@ def main(
                 for number in map(int, slots.split(",")):
                     found = measure(setup, beside, number, kv_type)
                     ubatch = found["ubatch"]
+                    reached[number] = found["tok_s"]
                     click.echo(_row(number, found))
     for number in map(int, filter(None, plain.split(","))):
         result = measure_plain_server(setup, number, kv_type, ubatch)
         shown = result.get("failed") or f"{result['tok_s']:.3f} tok/s, {result['passes']} passes"
+        if number in reached and "failed" not in result:
+            shown += f"; ours {reached[number] / result['tok_s']:.2f} times"
         click.echo(f"llama.cpp's server with mmap, {number} slots: {shown}")
     if mmap:
-        click.echo(f"llama.cpp with mmap, one stream: {_mmap(setup):.4f} tok/s")
+        rate = _mmap(setup)
+        times = [f"{number} slots of ours {own / rate:.1f} times" for number, own in reached.items()]
+        click.echo(f"llama.cpp with mmap, one stream: {'; '.join([f'{rate:.4f} tok/s', *times])}")
 
 
 def _row(number: int, found: dict[str, Any]) -> str:
