@@ -9,6 +9,8 @@ buffers come on top, as they do for llama.cpp. Both take turns in processes of t
 from __future__ import annotations
 
 import statistics
+from contextlib import ExitStack
+from typing import Any
 
 import click
 from sides_options import sides_options
@@ -16,6 +18,7 @@ from sides_options import sides_options
 from flexinfer.bench.sides import Sides
 from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
+from flexinfer.machine.machine import Machine
 
 
 @click.command()
@@ -33,20 +36,38 @@ def main(model: str, tokens: int, share: int, rounds: int, ubatch: int, sides: S
         "n_threads": 2,
         "n_threads_batch": 2,
     }
-    cap = read_catalogue(model).nbytes * share // 100
+    whole = read_catalogue(model).nbytes
+    cap = whole * share // 100
     ratios = []
     beside = options | sides.beside
     streaming = options | {"weight_memory": cap} | sides.own
     click.echo(f"{model}: {sides}")
-    with Worker("plain", model, beside) as plain, Worker("ours", model, streaming) as ours:
+    sides_of = (("plain", beside), ("ours", streaming))
+    with ExitStack() as kept:
+        both: list[Worker] = []
+        if whole + cap < Machine.detect().memory_available:
+            both = [kept.enter_context(Worker(kind, model, given)) for kind, given in sides_of]
         for _ in range(rounds):
-            (fast,), (streamed,) = (w.ask("prompt", tokens)["times"] for w in (plain, ours))
+            if both:
+                fast, streamed = (_seconds(worker, tokens) for worker in both)
+            else:
+                fast, streamed = (_alone(kind, model, given, tokens) for kind, given in sides_of)
             ratios.append(fast / streamed)
             click.echo(f"llama.cpp {fast:.2f} s, ours {streamed:.2f} s")
     click.echo(
         f"{tokens} tokens at {share} %, ubatch {ubatch}: {statistics.median(ratios):.3f} "
         f"({min(ratios):.3f}-{max(ratios):.3f}) of {sides.reference.reference}"
     )
+
+
+def _seconds(worker: Worker, tokens: int) -> float:
+    (seconds,) = worker.ask("prompt", tokens)["times"]
+    return float(seconds)
+
+
+def _alone(kind: str, model: str, options: dict[str, Any], tokens: int) -> float:
+    with Worker(kind, model, options) as worker:
+        return _seconds(worker, tokens)
 
 
 if __name__ == "__main__":
