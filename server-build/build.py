@@ -25,7 +25,8 @@ LIBRARIES = {"libflexinfer-server.so": "serve", "libflexinfer-rpc.so": "native"}
 _PARTS = (
     *("cmake", "common", "ggml/include", "include", "licenses", "scripts/ui-assets.cmake"),
     *("ggml/src/ggml-backend-impl.h", "ggml/src/ggml-impl.h", "ggml/src/ggml-rpc"),
-    *("src/llama-ext.h", "tools/mtmd", "tools/server", "tools/ui/CMakeLists.txt", "tools/ui/ui."),
+    *("src/llama-ext.h", "src/llama-grammar", "src/llama-impl.h", "src/llama-sampler.h"),
+    *("src/llama-vocab.h", "tools/mtmd", "tools/server", "tools/ui/CMakeLists.txt", "tools/ui/ui."),
     "vendor",
 )
 _SUFFIXES = (".c", ".cpp", ".h", ".hpp", ".txt", ".cmake", ".in")
@@ -72,7 +73,7 @@ def _fetch(folder: Path) -> Path:
     """llama.cpp's source in `folder`: only what is compiled."""
     name, version = pinned().split("==")
     # Another name where other parts are wanted than before.
-    source = folder / f"llama.cpp-{version}-rpc"
+    source = folder / f"llama.cpp-{version}-grammar"
     if source.is_dir():
         return source
     downloads = folder / "download"

@@ -48,6 +48,9 @@ std::string failure;
 
 const char * const NO_URL =
     "images are read from no URL, neither another host's nor a file's; send data:image/png;base64, and the image";
+// How the sentences of grammar.cpp begin, of which llama.cpp makes faults of the server.
+const char * const GRAMMARS[] = {
+    "llama.cpp cannot follow the grammar", "llama.cpp does not read the grammar", "the grammar allows none"};
 const char * const STOPPING = "the server is stopping; send the request again once it runs";
 // One probability of one token: its text, its bytes and its number, as kept and as JSON.
 constexpr int64_t PROBABILITY_BYTES = 512;
@@ -276,6 +279,11 @@ json format_error_response(const std::string & message, const enum error_type ty
     if (says("file:// URLs are not allowed")) {
         return llama_format_error_response(NO_URL, type);
     }
+    for (const char * begin : GRAMMARS) {
+        if (says(begin)) {
+            return llama_format_error_response(message.substr(message.find(begin)), ERROR_TYPE_INVALID_REQUEST);
+        }
+    }
     if (says("Compute error.") || says("failed to process speculative batch")) {
         std::lock_guard<std::mutex> lock(failure_lock);
         if (!failure.empty()) {
@@ -290,6 +298,12 @@ task_params server_schema::eval_llama_cmpl_schema(const llama_vocab * vocab, con
                                                   const std::vector<llama_logit_bias> & logit_bias_eog,
                                                   const json & data) {
     task_params params = llama_eval_cmpl_schema(vocab, params_base, logit_bias_eog, data);
+    if (params.sampling.grammar.type == COMMON_GRAMMAR_TYPE_USER) {
+        const reply checked = ask("CHECK grammar", params.sampling.grammar.grammar);
+        if (checked.status != 200) {
+            throw std::invalid_argument(checked.data);
+        }
+    }
     const int64_t asked = params.sampling.n_probs;
     const int64_t context = flexinfer_hooks.context;
     const int64_t tokens = params.n_predict < 0 ? context : std::min<int64_t>(params.n_predict, context);

@@ -8,10 +8,15 @@
 #include "mtmd.h"
 
 #include <malloc.h>
+#include <pthread.h>
 
+#include <climits>
 #include <cstring>
+#include <exception>
+#include <functional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_STATIC
@@ -60,12 +65,55 @@ bool counted() {
     return flexinfer_hooks.text_bytes > 0;
 }
 
+// Why the text of this thread's request may not be read.
+thread_local std::string refusal;
+
+struct deep_call {
+    std::function<void()> call;
+    std::exception_ptr thrown;
+};
+
+// `call` in a thread with a stack of so many bytes.
+void on_stack(int64_t bytes, std::function<void()> call) {
+    deep_call deep{std::move(call), nullptr};
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, bytes);
+    pthread_t thread;
+    const int failed = pthread_create(&thread, &attributes, [](void * given) -> void * {
+        auto & deep = *static_cast<deep_call *>(given);
+        try {
+            deep.call();
+        } catch (...) {
+            deep.thrown = std::current_exception();
+        }
+        return nullptr;
+    }, &deep);
+    pthread_attr_destroy(&attributes);
+    if (failed) {
+        throw std::runtime_error("there is no memory for a thread that reads this text; send a shorter one");
+    }
+    pthread_join(thread, nullptr);
+    if (deep.thrown) {
+        std::rethrow_exception(deep.thrown);
+    }
+}
+
 }  // namespace
+
+extern "C" __attribute__((visibility("default"))) void flexinfer_refuse(const char * sentence) {
+    refusal = sentence;
+}
 
 extern "C" int32_t llama_tokenize(const struct llama_vocab * vocab, const char * text, int32_t text_len,
                                   llama_token * tokens, int32_t n_tokens_max, bool add_special, bool parse_special) {
     const auto call = [&] {
-        return flexinfer_hooks.tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
+        const int32_t count =
+            flexinfer_hooks.tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
+        if (count == INT32_MIN && !refusal.empty()) {
+            throw std::invalid_argument(std::exchange(refusal, ""));
+        }
+        return count;
     };
     if (!counted()) {
         return call();
@@ -78,7 +126,16 @@ int32_t mtmd_tokenize(const mtmd_context * context, mtmd_input_chunks * chunks, 
                       const mtmd_bitmap * const * bitmaps, size_t count) {
     const auto call = reinterpret_cast<decltype(&mtmd_tokenize)>(flexinfer_hooks.tokenize_media);
     const Share share(texts, TEXT_COST * (int64_t) text->text_len, flexinfer_hooks.text_bytes, "reading this text");
-    return call(context, chunks, text, bitmaps, count);
+    const int64_t stack = flexinfer_hooks.stack_for(text->text, text->text_len);
+    if (stack < 0) {
+        throw std::invalid_argument(std::exchange(refusal, ""));
+    }
+    if (stack == 0) {
+        return call(context, chunks, text, bitmaps, count);
+    }
+    int32_t status = 0;
+    on_stack(stack, [&] { status = call(context, chunks, text, bitmaps, count); });
+    return status;
 }
 
 mtmd_helper_bitmap_wrapper mtmd_helper_bitmap_init_from_buf(const mtmd_context * context, const unsigned char * data,

@@ -13,6 +13,9 @@ struct flexinfer_hooks {
     int32_t (*process)(struct llama_context *, enum llama_process_type, struct llama_batch_ext *);
     /* The binding's own: llama_tokenize, mtmd_tokenize, mtmd_helper_bitmap_init_from_buf. */
     int32_t (*tokenize)(const struct llama_vocab *, const char *, int32_t, llama_token *, int32_t, bool, bool);
+    /* The stack that a text of this length needs to be tokenized, 0 for what threads have; below it
+     * the text is refused, in the words of flexinfer_refuse. */
+    int64_t (*stack_for)(const char * text, int64_t length);
     void * tokenize_media;
     void * decode_media;
     /* A pass failed, in the thread that ran it; may call flexinfer_fail. */

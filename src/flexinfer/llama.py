@@ -11,10 +11,10 @@ from inspect import signature
 from typing import Any
 
 from flexinfer.binding.adapter import load_adapter, take_adapter
-from flexinfer.binding.arguments import fill_defaults, refuse_placement
+from flexinfer.binding.arguments import fill_defaults
 from flexinfer.binding.aside import Aside, put_aside
 from flexinfer.binding.chat_template import ChatTemplate
-from flexinfer.binding.check_arguments import check_arguments, overridden
+from flexinfer.binding.check_arguments import overridden
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.gate import gated
 from flexinfer.binding.log import listen
@@ -22,7 +22,6 @@ from flexinfer.binding.private import adopt_vocabulary, begin, templates_by, wra
 from flexinfer.binding.projector import load_projector
 from flexinfer.binding.tokenize import read_vocabulary
 from flexinfer.binding.turns import Stage, Turns
-from flexinfer.closing import Closing
 from flexinfer.engine.elsewhere import Elsewhere
 from flexinfer.engine.guard import Guard
 from flexinfer.engine.opening import Opening
@@ -43,7 +42,7 @@ from flexinfer.native.device.device import device
 from flexinfer.pairing import open_beside
 from flexinfer.planning.drafted import OFF, rows_of
 from flexinfer.planning.plan import LEAST_CONTEXT
-from flexinfer.planning.strategies import check_strategy
+from flexinfer.pretrained import Pretrained, check_asked
 from flexinfer.rates.drives import drives_for
 from flexinfer.rates.kernels import kernels_for
 from flexinfer.rates.rates import measure_rates, open_model
@@ -55,7 +54,7 @@ from flexinfer.workers.endpoint import plain_over
 
 
 @gated(lambda llm: llm._turns)
-class Llama(Closing):
+class Llama(Pretrained):
     """A `llama_cpp.Llama` whose weights stream from the drive inside a memory budget.
 
     Args:
@@ -136,9 +135,7 @@ class Llama(Closing):
         self, path: str, known: Catalogue | None, ours: Mapping[str, Any], options: dict[str, Any]
     ) -> Catalogue:
         """The header, once arguments and model are such as can be opened."""
-        check_arguments(options, signature(Llama.__init__).parameters)
-        refuse_placement(options, cards=bool(cards()))
-        check_strategy(ours["strategy"])
+        check_asked({**ours, **options}, signature(Llama.__init__).parameters)
         catalogue = known or read_catalogue(path)
         check_architecture(catalogue)
         check_parameters(overridden(catalogue, options.get("kv_overrides")))

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.long_words import model_of_words
 from support.projector import write_projector
 from support.served import Served, serving
 from support.tiny_model import TinyModel
 
 from flexinfer.bench.limits import LimitedGroup, Peak, limited
 from flexinfer.errors import UnsupportedError
+from flexinfer.gguf.catalogue import read_catalogue
 
 MIB = 1 << 20
 BUDGET = 540 * MIB
@@ -110,6 +112,21 @@ def test_what_is_too_large_is_refused_for_what_it_is(
     assert server.post("/v1/chat/completions", question(noise(56, 56)))[0] == 200
     assert group[0].oom_kills == 0
     assert group[1].peak <= BUDGET
+
+
+def test_a_word_that_no_stack_holds_beside_an_image(tmp_path: Path) -> None:
+    """libmtmd makes tokens of the text by itself; 26,000 characters of a word end a usual stack."""
+    model = model_of_words(tmp_path, pre=("STRING", "tekken"))
+    width = read_catalogue(model).parameter("embedding_length")
+    projector = write_projector(tmp_path / "mmproj.gguf", int(width))
+    sizes = ("--memory", f"{BUDGET}B", "--slots", 1, "--ctx", 512, "--mmproj", projector)
+    with serving(model, *sizes) as server:
+        for length, words in ((34_000, "context size"), (50_000, "50,000 characters of the text")):
+            asked = question(noise(56, 56), "a" * length)
+            status, answer = server.post("/v1/chat/completions", asked)
+            assert status == 400, answer
+            assert words in answer["error"]["message"]
+        assert server.post("/v1/chat/completions", question(noise(56, 56)))[0] == 200
 
 
 def _wav(seconds: int) -> bytes:

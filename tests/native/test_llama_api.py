@@ -16,6 +16,7 @@ import pytest
 from support import api_calls
 from support.tiny_model import TinyModel
 
+from flexinfer.errors import FlexInferError, ModelNotFoundError
 from flexinfer.native.packing import other_buffer_types, packer
 from flexinfer.planning.kernels import Kernels
 
@@ -139,6 +140,36 @@ def test_from_pretrained_opens_a_streamed_model(
     )
     assert isinstance(llm, Llama)
     llm.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"memroy": "1GiB"}, "'memroy'; did you mean memory"),
+        ({"memory": "lots"}, "'lots' is not a size"),
+        ({"window": "wide"}, "'wide' is not a size"),
+        ({"strategy": "none"}, "no strategy 'none'"),
+        ({"n_threads": 513}, "n_threads is 513"),
+        ({"main_gpu": 3}, "main_gpu=3 places weights"),
+    ],
+)
+def test_from_pretrained_looks_at_arguments_before_it_asks_the_hub(
+    monkeypatch: pytest.MonkeyPatch, option: dict[str, Any], says: str
+) -> None:
+    import huggingface_hub
+
+    from flexinfer import Llama
+
+    monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: pytest.fail("it was asked"))
+    with pytest.raises((TypeError, FlexInferError), match=says):
+        Llama.from_pretrained("someone/tiny", "*Q8_0.gguf", **option)
+
+
+def test_a_base_of_an_adapter_that_is_missing_is_told(model: str, tmp_path: Path) -> None:
+    from flexinfer import Llama
+
+    with pytest.raises(ModelNotFoundError, match=r"base\.gguf"):
+        Llama(model, lora_base=str(tmp_path / "base.gguf"), **api_calls.OPTIONS)
 
 
 def test_langchain_runs_on_a_streamed_model(model: str, streamed: Callable[..., Any]) -> None:

@@ -57,6 +57,21 @@ def _tool(schema: Any) -> Ask:
     )
 
 
+def _chosen(choice: Any, tools: Any = None, **options: Any) -> Ask:
+    given = {"tools": tools, "tool_choice": choice, "max_tokens": 2, **options}
+    return lambda llm: llm.create_chat_completion(_MESSAGES, **given)
+
+
+def _called(name: Any, **function: Any) -> Any:
+    return {"type": "function", "function": {"name": name, **function}}
+
+
+def _branching(rules: int) -> str:
+    """A grammar that begins in two to the power of `rules` ways."""
+    lines = [f'r{rule} ::= r{rule + 1} | r{rule + 1} "b"' for rule in range(rules)]
+    return "\n".join(["root ::= r0", *lines, f'r{rules} ::= "x"'])
+
+
 def _nested(depth: int) -> Any:
     return {"properties": {"a": _nested(depth - 1)}} if depth else {}
 
@@ -77,6 +92,11 @@ _REQUESTS: dict[str, tuple[Ask, str]] = {
     "repeats": (_constrained('root ::= "a"{99999999}'), "repeats more than"),
     "repeats downwards": (_constrained('root ::= "a"{3,1}'), "ends before it begins"),
     "repeats too often": (_constrained('root ::= "a"{9,9}{900}{900}'), "does not read"),
+    "begins in many ways": (_constrained(_branching(60)), "line 49: r47 begins in more than"),
+    "repeats what may be nothing": (
+        _constrained('root ::= (("a"{0,200}){0,200}){0,200}'),
+        "line 1: root begins in more than",
+    ),
     "zero byte": (_constrained('root ::= "\0"'), "zero byte"),
     "no such token": (_constrained("root ::= <[99999999]>"), "allows none"),
     "no such character": (_schema({"const": "\0"}), "allows none"),
@@ -85,6 +105,30 @@ _REQUESTS: dict[str, tuple[Ask, str]] = {
     "endless list in a tool": (_tool({"type": "array", "minItems": 10**9}), "minItems"),
     "nested schema": (_chat(_nested(200)), "nested deeper"),
     "empty choice": (_schema({"enum": []}), "the grammar"),
+    "no choice": (_chat({"type": "object", "properties": {"a": {"enum": []}}}), "an empty enum"),
+    "no choice in a tool": (_tool({"anyOf": []}), "an empty anyOf"),
+    "a tool of none": (_chosen(_called("weather")), "there are none; give tools"),
+    "a tool that must be": (_chosen("required"), "there are none; give tools"),
+    "another tool": (
+        _chosen(_called("rain"), [_called("weather", parameters={})]),
+        "names 'rain', which is not among weather",
+    ),
+    "a tool without parameters": (
+        _chosen(_called("weather"), [_called("weather")]),
+        "whose parameters are None",
+    ),
+    "no choice of a tool": (_chosen({"type": "function"}, [_called("a")]), "tool_choice is {"),
+    "a number for a choice": (_chosen(5, [_called("a")]), "tool_choice is 5"),
+    "a tool without a name": (_chosen("auto", [_called(None)]), "a tool is {'name': None}"),
+    "tools as a text": (_chosen("auto", "weather"), "tools is 'weather'"),
+    "a function of none": (_chosen(None, function_call={"name": "a"}), "there are none; give"),
+    "functions": (_chosen(None, functions=["a"]), "functions is ['a']"),
+    "form of an answer": (_chosen(None, response_format="json"), "response_format is 'json'"),
+    "messages as a text": (lambda llm: llm.create_chat_completion("one"), "messages is 'one'"),
+    "a message of nobody": (
+        lambda llm: llm.create_chat_completion([{"content": "one"}]),
+        "a message is {'content': 'one'}",
+    ),
     "grammar as a text": (_complete(grammar="root"), "LlamaGrammar.from_string"),
     "temperature": (_complete(temperature=_NAN), "temperature is nan"),
     "top_p": (_complete(temperature=0.5, top_p=None), "top_p is None"),

@@ -51,8 +51,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pairing": BELOW - STORAGE | {"engine", "binding", "foretell", "planned", "speculate"},
     "budgeted": BELOW | {"engine", "binding", "pairing", "speculate"},
     "closing": BELOW | {"engine", "binding", "budgeted", "workers"},
+    "pretrained": {"binding", "closing", "machine", "native", "planning"},
     "llama": BELOW
-    | {"engine", "binding", "hub", "foretell", "closing", "pairing", "speculate", "workers"},
+    | {"engine", "binding", "hub", "foretell", "pretrained", "pairing", "speculate", "workers"},
     "chat": {"llama", "binding"},
     "show": {"planning"},
     "synth": {"gguf.types"},
@@ -72,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Outside modules that not everybody may import, with those who may.
 RESERVED: dict[str, set[str]] = {
     "ctypes": {"memory", "serve"} | NATIVE,
-    "llama_cpp": {"llama", "binding", "chat", "bench", "serve", "engine.opening"},
+    "llama_cpp": {"llama", "pretrained", "binding", "chat", "bench", "serve", "engine.opening"},
     "click": {"cli"},
     "rich": {"cli", "show"},
     "gguf": {"synth"},

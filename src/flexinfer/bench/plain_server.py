@@ -52,6 +52,9 @@ class Plain:
     def tokenize(self, vocabulary: int, text: int, length: int, *rest: int) -> int:
         return int(self._tokenize(vocabulary, text, length, *rest))
 
+    def stack_for(self, text: int, length: int) -> int:
+        return 0
+
     def failed(self, status: int) -> str:
         return f"status {status}"
 
@@ -67,7 +70,7 @@ class Plain:
         return True
 
     def answer(self, route: str, body: str) -> tuple[int, str, str]:
-        return 404, "text/plain", ""
+        return 200, "text/plain", ""
 
 
 def serve(arguments: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ import llama_cpp
 from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.private import at_close
 from flexinfer.errors import ModelFileError
-from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_adapter import check_adapter
 from flexinfer.memory.pointers import float_cell
 
@@ -22,6 +22,9 @@ def take_adapter(options: dict[str, Any], model: Catalogue) -> str | None:
         ModelNotFoundError: there is no such file.
         ModelFileError: it is broken, no adapter, or another model's.
     """
+    if options.get("lora_base"):
+        # llama.cpp has no use for it any more; a name that is misspelt is told all the same.
+        read_catalogue(options["lora_base"])
     path = options.pop("lora_path", None)
     if not path:
         return None

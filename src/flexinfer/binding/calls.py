@@ -12,15 +12,13 @@ from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundExcept
 
 from flexinfer.binding import private
 from flexinfer.binding.check_batches import Batches
+from flexinfer.binding.check_chat import check_chat
 from flexinfer.binding.check_request import (
-    check_biases,
     check_completion,
     check_sampling,
-    check_stops,
     check_text,
     check_tokens,
 )
-from flexinfer.binding.check_schema import check_schemas
 from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.handler_templates import template_of_stranger
 from flexinfer.binding.sampling import Chain, chain
@@ -94,14 +92,12 @@ class Calls(Saving):
         """As the parent's.
 
         Raises:
-            RequestError: there is no such chat format, its template refuses the messages, or a
-                schema is too large.
+            RequestError: there is no such chat format, its template refuses the messages, an
+                argument has another form, or a schema is too large.
         """
         names = signature(llama_cpp.Llama.create_chat_completion)
         asked = names.bind(self, *arguments, **options).arguments
-        check_schemas(asked)
-        check_stops(asked.get("stop"))
-        check_biases(asked.get("logit_bias"), self.n_vocab())
+        check_chat(asked, self.n_vocab())
         try:
             with template_of_stranger(self.metadata.get("tokenizer.chat_template")):
                 return super().create_chat_completion(*arguments, **options)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
-from flexinfer.errors import RequestError
+from flexinfer.binding.check_beginnings import MAX_DEPTH, Item, Rule, check_beginnings, mistake
 
 _MAX_BYTES = 4 << 20
-_MAX_DEPTH = 500
 _MAX_REPEAT = 2000
 _TOKENS = re.compile(
     r"""(?P<space>[ \t]+|\#[^\r\n]*)
@@ -36,23 +34,6 @@ _ESCAPES = re.compile(
 _UNCLOSED = {'"': "a text is not closed", "[": "a set of characters is not closed"}
 
 
-@dataclass
-class _Item:
-    """Something that a sequence consists of: characters, or what `rule` stands for."""
-
-    rule: str | None
-    line: int
-    optional: bool = False
-
-
-@dataclass
-class _Rule:
-    """A rule, or a group in parentheses: alternatives of sequences."""
-
-    line: int
-    choices: list[list[_Item]] = field(default_factory=lambda: [[]])
-
-
 def check_grammar(text: str, root: str = "root") -> None:
     """Raise for a grammar that llama.cpp would not take, or would not come back from.
 
@@ -66,20 +47,20 @@ def check_grammar(text: str, root: str = "root") -> None:
     half = re.search("[\ud800-\udfff]", text)
     if half is not None:
         line = text.count("\n", 0, half.start()) + 1
-        raise _mistake(line, f"half a character ({half.group()!r}) is no text")
+        raise mistake(line, f"half a character ({half.group()!r}) is no text")
     if len(text) > _MAX_BYTES:
-        raise _mistake(1, f"it has {len(text)} characters; at most {_MAX_BYTES} are read")
+        raise mistake(1, f"it has {len(text)} characters; at most {_MAX_BYTES} are read")
     reading = _Reading()
     for kind, found, line in _tokens(text):
         reading.take(kind, found, line)
     reading.end()
     rules = reading.rules
     if root not in rules:
-        raise _mistake(1, f"there is no rule named {root}")
+        raise mistake(1, f"there is no rule named {root}")
     for item in _items(rules.values()):
         if item.rule is not None and item.rule not in rules:
-            raise _mistake(item.line, f"there is no rule named {item.rule}")
-    _check_beginnings(rules)
+            raise mistake(item.line, f"there is no rule named {item.rule}")
+    check_beginnings(rules)
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
@@ -87,7 +68,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
     while at < len(text):
         match = _TOKENS.match(text, at)
         if match is None:
-            raise _mistake(line, _UNCLOSED.get(text[at], f"{text[at]!r} has no meaning here"))
+            raise mistake(line, _UNCLOSED.get(text[at], f"{text[at]!r} has no meaning here"))
         found, kind = match.group(), match.lastgroup or ""
         if kind in ("text", "set"):
             _check_characters(found, line)
@@ -99,18 +80,18 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
 
 def _check_characters(found: str, line: int) -> None:
     if "\0" in found:
-        raise _mistake(line, "a zero byte ends the grammar; write \\x00")
+        raise mistake(line, "a zero byte ends the grammar; write \\x00")
     for escape in _ESCAPES.finditer(found, 1, len(found) - 1):
         if escape["bad"] is not None:
-            raise _mistake(line, f"{escape.group()!r} is no escape")
+            raise mistake(line, f"{escape.group()!r} is no escape")
 
 
 class _Reading:
     """Rules from tokens, with a stack instead of recursion."""
 
     def __init__(self) -> None:
-        self.rules: dict[str, _Rule] = {}
-        self._open: list[_Rule] = []
+        self.rules: dict[str, Rule] = {}
+        self._open: list[Rule] = []
         self._name: str | None = None
         self._line = 1
         self._goes_on = False
@@ -128,9 +109,9 @@ class _Reading:
 
     def end(self) -> None:
         if len(self._open) > 1:
-            raise _mistake(self._open[-1].line, "a parenthesis is not closed")
+            raise mistake(self._open[-1].line, "a parenthesis is not closed")
         if self._name is not None:
-            raise _mistake(self._line, f"'::=' is missing after {self._name}")
+            raise mistake(self._line, f"'::=' is missing after {self._name}")
 
     def _begin(self, kind: str, found: str, line: int) -> None:
         if kind == "line" and self._name is None:
@@ -138,13 +119,13 @@ class _Reading:
         if self._name is None and kind == "name":
             self._name = found
         elif self._name is not None and kind == "define":
-            rule = _Rule(line)
+            rule = Rule(line)
             self.rules[self._name] = rule
             self._open, self._name, self._goes_on = [rule], None, True
         else:
             wanted = "a name of a rule" if self._name is None else f"'::=' after {self._name}"
             before = repr(found[:20]) if found.strip() else "the line ends"
-            raise _mistake(line, f"{wanted} is missing before {before}")
+            raise mistake(line, f"{wanted} is missing before {before}")
 
     def _body(self, kind: str, found: str, line: int) -> None:
         sequence = self._open[-1].choices[-1]
@@ -154,85 +135,38 @@ class _Reading:
             self._group(sequence, line)
         elif kind == "close":
             if len(self._open) == 1:
-                raise _mistake(line, "a parenthesis is closed that was not opened")
+                raise mistake(line, "a parenthesis is closed that was not opened")
             self._open.pop()
         elif kind == "repeat":
             self._repeat(sequence, found, line)
         elif kind == "define":
-            raise _mistake(line, "'::=' is in the middle of a rule; begin each rule on a new line")
+            raise mistake(line, "'::=' is in the middle of a rule; begin each rule on a new line")
         else:
             empty = kind == "text" and found == '""'
-            sequence.append(_Item(found if kind == "name" else None, line, optional=empty))
+            sequence.append(Item(found if kind == "name" else None, line, optional=empty))
 
-    def _group(self, sequence: list[_Item], line: int) -> None:
-        if len(self._open) > _MAX_DEPTH:
-            raise _mistake(line, f"parentheses are nested deeper than {_MAX_DEPTH}")
+    def _group(self, sequence: list[Item], line: int) -> None:
+        if len(self._open) > MAX_DEPTH:
+            raise mistake(line, f"parentheses are nested deeper than {MAX_DEPTH}")
         # No name in a grammar has a parenthesis.
-        name, group = f"({len(self.rules)}", _Rule(line)
+        name, group = f"({len(self.rules)}", Rule(line)
         self.rules[name] = group
-        sequence.append(_Item(name, line))
+        sequence.append(Item(name, line))
         self._open.append(group)
 
-    def _repeat(self, sequence: list[_Item], found: str, line: int) -> None:
+    def _repeat(self, sequence: list[Item], found: str, line: int) -> None:
         if not sequence:
-            raise _mistake(line, f"nothing stands before {found} to be repeated")
+            raise mistake(line, f"nothing stands before {found} to be repeated")
         counts = [int(number) for number in re.findall(r"\d+", found)]
-        if any(count > _MAX_REPEAT for count in counts):
-            raise _mistake(line, f"{found} repeats more than {_MAX_REPEAT} times")
+        # Beyond it llama.cpp takes the larger of two for no bound at all.
+        if counts and counts[0] > _MAX_REPEAT:
+            raise mistake(line, f"{found} repeats more than {_MAX_REPEAT} times")
         if len(counts) == 2 and counts[0] > counts[1]:
-            raise _mistake(line, f"{found} ends before it begins")
-        if found in ("*", "?") or counts[:1] == [0]:
-            sequence[-1].optional = True
+            raise mistake(line, f"{found} ends before it begins")
+        item = sequence[-1]
+        item.times *= max([*counts, 1])
+        item.optional |= found in ("*", "?") or counts[:1] == [0]
 
 
-def _items(rules: Iterable[_Rule]) -> Iterator[_Item]:
+def _items(rules: Iterable[Rule]) -> Iterator[Item]:
     return (item for rule in rules for sequence in rule.choices for item in sequence)
-
-
-def _check_beginnings(rules: dict[str, _Rule]) -> None:
-    """Raise for a rule that can begin with itself, directly or through others."""
-    empty = _empty(rules)
-    begins = {name: list(_beginnings(rule, empty)) for name, rule in rules.items()}
-    done: set[str] = set()
-    for start in rules:
-        path, on_path = [(start, iter(begins[start]))], {start}
-        while path:
-            item = next(path[-1][1], None)
-            if item is None:
-                name, _ = path.pop()
-                on_path.discard(name)
-                done.add(name)
-            elif item.rule in on_path:
-                name = item.rule if item.rule and item.rule[0] != "(" else "a group"
-                raise _mistake(item.line, f"{name} begins with itself, which never ends")
-            elif item.rule is not None and item.rule not in done:
-                if len(path) > _MAX_DEPTH:
-                    raise _mistake(item.line, f"rules begin with rules, deeper than {_MAX_DEPTH}")
-                path.append((item.rule, iter(begins[item.rule])))
-                on_path.add(item.rule)
-
-
-def _beginnings(rule: _Rule, empty: set[str]) -> Iterator[_Item]:
-    for sequence in rule.choices:
-        for item in sequence:
-            yield item
-            if not (item.optional or item.rule in empty):
-                break
-
-
-def _empty(rules: dict[str, _Rule]) -> set[str]:
-    """Rules that can stand for nothing at all."""
-    empty: set[str] = set()
-    while True:
-        found = {
-            name
-            for name, rule in rules.items()
-            if any(all(i.optional or i.rule in empty for i in seq) for seq in rule.choices)
-        }
-        if found == empty:
-            return empty
-        empty = found
-
-
-def _mistake(line: int, what: str) -> RequestError:
-    return RequestError(f"the grammar does not parse, line {line}: {what}")

@@ -24,16 +24,16 @@ _FRACTIONS = (
 def check_fraction(name: str, value: Any) -> None:
     """Raise `RequestError` unless `value` is a number that samplers and graphs can hold."""
     if not isinstance(value, Real) or not abs(float(value)) <= _LARGEST:
-        raise RequestError(f"{name} is {_shown(value)}; give a finite number")
+        raise RequestError(f"{name} is {shown_value(value)}; give a finite number")
 
 
 def check_whole(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
     """Raise `RequestError` unless `value` is a whole number from `least` to `most`."""
     if not isinstance(value, Integral):
-        raise RequestError(f"{name} is {_shown(value)}; give a whole number")
+        raise RequestError(f"{name} is {shown_value(value)}; give a whole number")
     if not least <= int(value) <= most:
         bounds = f"from {least:,}" + (f" to {most:,}" if most < math.inf else "")
-        raise RequestError(f"{name} is {_shown(value)}; give a number {bounds}")
+        raise RequestError(f"{name} is {shown_value(value)}; give a number {bounds}")
 
 
 def check_sampling(options: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ def check_sampling(options: Mapping[str, Any]) -> None:
     grammar = options.get("grammar")
     if grammar is not None and not is_grammar(grammar):
         raise RequestError(
-            f"grammar is {_shown(grammar)}; give what LlamaGrammar.from_string() returns"
+            f"grammar is {shown_value(grammar)}; give what LlamaGrammar.from_string() returns"
         )
 
 
@@ -60,7 +60,8 @@ def check_tokens(tokens: Sequence[Any], vocabulary: int) -> None:
     for at, token in enumerate(tokens):
         if not isinstance(token, Integral) or not 0 <= int(token) < vocabulary:
             raise RequestError(
-                f"token {at + 1} is {_shown(token)}, but the model has tokens 0 to {vocabulary - 1}"
+                f"token {at + 1} is {shown_value(token)}, but the model has tokens 0 to "
+                f"{vocabulary - 1}"
             )
 
 
@@ -70,7 +71,7 @@ def check_completion(options: Mapping[str, Any], vocabulary: int) -> None:
     if isinstance(prompt, str):
         check_text("the prompt", prompt)
     elif not isinstance(prompt, list):
-        raise RequestError(f"the prompt is {_shown(prompt)}; give a text or a list of tokens")
+        raise RequestError(f"the prompt is {shown_value(prompt)}; give a text or a list of tokens")
     check_text("suffix", options.get("suffix") or "")
     check_stops(options.get("stop"))
     check_biases(options.get("logit_bias"), vocabulary)
@@ -82,7 +83,7 @@ def check_completion(options: Mapping[str, Any], vocabulary: int) -> None:
 def check_text(name: str, text: Any) -> None:
     """Raise `RequestError` for what cannot be written as UTF-8."""
     if not isinstance(text, str):
-        raise RequestError(f"{name} is {_shown(text)}; give a text")
+        raise RequestError(f"{name} is {shown_value(text)}; give a text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -97,7 +98,7 @@ def check_stops(stops: Any) -> None:
     if stops is None or isinstance(stops, str):
         stops = [stops or ""]
     if not isinstance(stops, (list, tuple)):
-        raise RequestError(f"stop is {_shown(stops)}; give a text or a list of texts")
+        raise RequestError(f"stop is {shown_value(stops)}; give a text or a list of texts")
     for stop in stops:
         check_text("stop", stop)
 
@@ -107,13 +108,13 @@ def check_biases(biases: Any, vocabulary: int) -> None:
     if biases is None:
         return
     if not isinstance(biases, Mapping):
-        raise RequestError(f"logit_bias is {_shown(biases)}; give tokens and numbers")
+        raise RequestError(f"logit_bias is {shown_value(biases)}; give tokens and numbers")
     for token, bias in biases.items():
         try:
             number, added = int(token), float(bias)
         except (TypeError, ValueError) as error:
             raise RequestError(
-                f"logit_bias has {_shown(token)}: {_shown(bias)}; give tokens and numbers"
+                f"logit_bias has {shown_value(token)}: {shown_value(bias)}; give tokens and numbers"
             ) from error
         if not 0 <= number < vocabulary:
             raise RequestError(
@@ -123,6 +124,7 @@ def check_biases(biases: Any, vocabulary: int) -> None:
             raise RequestError(f"logit_bias of token {number} is no number")
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """`value` as a message has it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,6 +14,7 @@ _MAX_TEXT = 1 << 20
 _MAX_DEPTH = 64
 # llama.cpp repeats nothing in a grammar more often.
 _MAX_REPEAT = 2000
+_CHOICES = ("enum", "anyOf", "oneOf", "type")
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
 
 
@@ -37,6 +38,10 @@ def _check(schema: Any) -> None:
         if key in _COUNTS and isinstance(value, int) and value > _MAX_REPEAT:
             raise RequestError(
                 f"the JSON schema has {key} {value}; a grammar repeats at most {_MAX_REPEAT} times"
+            )
+        if key in _CHOICES and isinstance(value, (list, tuple)) and not value:
+            raise RequestError(
+                f"the JSON schema has an empty {key}, which nothing satisfies; give it a value"
             )
         if key == "pattern" and isinstance(value, str):
             counts = [int(count) for count in re.findall(r"\d+(?=\s*\})", value)]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from flexinfer.binding import private
 from flexinfer.binding.check_grammar import check_grammar
 from flexinfer.binding.check_request import INT32, check_sampling
-from flexinfer.binding.grammar_sampler import GrammarSampler, Survive, fields
+from flexinfer.binding.grammar_sampler import SECONDS, GrammarSampler, Survive, fields
 from flexinfer.errors import RequestError
 
 # How many tokens of the paper's estimate the first version of mirostat looks at.
@@ -149,6 +149,7 @@ def _parse(vocabulary: Any, grammar: Any, survive: Survive) -> Any:
         lambda condition: RequestError(
             f"llama.cpp does not read the grammar, {condition}; give another one"
         ),
+        seconds=SECONDS,
     )
     if not made:
         raise RequestError(

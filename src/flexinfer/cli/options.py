@@ -30,6 +30,10 @@ AUTO = 0
 DRAWN = 2**32 - 1
 
 
+# The most that ggml's backend of the processor starts (``GGML_MAX_N_THREADS``).
+THREADS = click.IntRange(1, 512)
+
+
 class Size(click.ParamType[int]):
     """A byte size such as 6GiB."""
 
@@ -117,7 +121,7 @@ def engine_options(command: Command) -> Command:
                 help="Cap on locked weights and window alone; the process is then not limited.",
             ),
             click.option("--ctx", type=click.IntRange(1), help="Context in tokens."),
-            click.option("--threads", type=click.IntRange(1), help="Default: physical cores."),
+            click.option("--threads", type=THREADS, help="Default: physical cores."),
             click.option("--ubatch", type=click.IntRange(1), help="Prompt tokens a pass."),
             click.option("--kv-type", type=click.Choice(list(KV_TYPES)), default="f16"),
             click.option(

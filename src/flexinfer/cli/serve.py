@@ -14,7 +14,7 @@ import click
 from flexinfer.cli.announce import first_lines
 from flexinfer.cli.drafts import served_draft_option
 from flexinfer.cli.models import local_model
-from flexinfer.cli.options import engine_options
+from flexinfer.cli.options import Words, engine_options
 from flexinfer.cli.serving import serve_settings, until_lost
 from flexinfer.cli.slots import Slots
 from flexinfer.cli.streams import log, log_line, say
@@ -45,19 +45,43 @@ class Duration(click.ParamType[float]):
         return float(found[1]) * _UNITS[found[2]]
 
 
+class HeaderText(Words):
+    """A text that a header of HTTP can hold."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = super().convert(value, param, ctx)
+        if not text or text != text.strip() or not text.isprintable():
+            self.fail(
+                "it cannot stand in a header of HTTP; give a text of one line that is not empty "
+                "and has no spaces around it",
+                *(param, ctx),
+            )
+        return text
+
+
 @click.command(name="serve")
 @click.argument("model", required=False)
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-SERVER FLAGS]")
 @click.option("--slots", type=Slots(), default=1, help="Answered together; auto: the fastest.")
 @engine_options
 @served_draft_option
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", type=Words(), default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option(
-    "--api-key", envvar="FLEXINFER_API_KEY", show_envvar=True, help="Requests have to bring it."
+    "--api-key",
+    type=HeaderText(),
+    envvar="FLEXINFER_API_KEY",
+    show_envvar=True,
+    help="Requests have to bring it.",
 )
-@click.option("--cors-origins", default="localhost", show_default=True, help="Pages that may ask.")
-@click.option("--alias", help="The model's name in answers.")
+@click.option(
+    "--cors-origins",
+    type=HeaderText(),
+    default="localhost",
+    show_default=True,
+    help="Pages that may ask.",
+)
+@click.option("--alias", type=Words(), help="The model's name in answers.")
 @click.option("--lora", multiple=True, type=click.Path(), help="An adapter; may be repeated.")
 @click.option("--mmproj", type=click.Path(), help="Projector for images.")
 @click.option("--embeddings", is_flag=True, help="Serve embeddings instead of text.")

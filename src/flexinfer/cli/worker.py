@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from flexinfer.cli.options import AUTO, Budget
+from flexinfer.cli.options import AUTO, THREADS, Budget, Words
 from flexinfer.cli.streams import log, say
 from flexinfer.errors import RequestError
 from flexinfer.sizes import format_size
@@ -21,9 +21,11 @@ _POLL_S = 0.1
 
 @click.command(name="worker")
 @click.option("--memory", type=Budget(), help="Of the process, as 6GiB or 50%.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at.")
+@click.option(
+    "--host", type=Words(), default="127.0.0.1", show_default=True, help="Address to serve at."
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=_PORT, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Default: physical cores.")
+@click.option("--threads", type=THREADS, help="Default: physical cores.")
 @click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),

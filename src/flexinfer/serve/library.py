@@ -13,21 +13,22 @@ from typing import Any, Protocol
 
 import llama_cpp.llama_cpp as binding
 
-from flexinfer.errors import EngineError, UnsupportedError
+from flexinfer.errors import EngineError, RequestError, UnsupportedError
 from flexinfer.native.built import open_built, sources
 
 LIBRARY = Path(__file__).with_name("libflexinfer-server.so")
 
 # What a pass that could not be computed comes to, and is not tried again.
 FAILED = -3
-# Of which llama.cpp makes an error of the request: it means more tokens than can be counted.
-REFUSED = -(2**31)
+# Instead of a number of tokens, and of a number of bytes: the text is not read.
+_NO_TOKENS, _NO_STACK = -(2**31), -1
 
 _Load = CFUNCTYPE(c_void_p, c_char_p, binding.llama_model_params)
 _Create = CFUNCTYPE(c_void_p, c_void_p, binding.llama_context_params)
 _Free = CFUNCTYPE(None, c_void_p)
 _Process = CFUNCTYPE(c_int32, c_void_p, c_int, c_void_p)
 _Tokenize = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_int32, c_void_p, c_int32, c_bool, c_bool)
+_StackFor = CFUNCTYPE(c_int64, c_void_p, c_int64)
 _Failed = CFUNCTYPE(None, c_int32)
 _Ready = CFUNCTYPE(c_int64, c_int64)
 _Length = CFUNCTYPE(c_int64, c_int64, c_int64, c_int64)
@@ -49,6 +50,7 @@ class _Hooks(ctypes.Structure):
         ("free_model", _Free),
         ("process", _Process),
         ("tokenize", _Tokenize),
+        ("stack_for", _StackFor),
         ("tokenize_media", c_void_p),
         ("decode_media", c_void_p),
         ("failed", _Failed),
@@ -86,7 +88,18 @@ class Host(Protocol):
         """Decode or encode a batch; llama.cpp's status of it."""
 
     def tokenize(self, vocabulary: int, text: int, length: int, *rest: int) -> int:
-        """As ``llama_tokenize``, with addresses; `REFUSED` for a text that may not be read."""
+        """As ``llama_tokenize``, with addresses.
+
+        Raises:
+            RequestError: the text may not be read.
+        """
+
+    def stack_for(self, text: int, length: int) -> int:
+        """The stack in bytes that the text at this address needs beside a projector, or 0.
+
+        Raises:
+            RequestError: the text may not be read.
+        """
 
     def failed(self, status: int) -> str:
         """What to tell the requests whose pass failed, asked in the thread that ran it."""
@@ -142,7 +155,8 @@ class ServerLibrary:
             "create": _Create(_guarded(host.create)),
             "free_model": _Free(_guarded(host.free)),
             "process": _Process(_guarded(host.process, FAILED)),
-            "tokenize": _Tokenize(_guarded(host.tokenize, REFUSED)),
+            "tokenize": _Tokenize(self._refusing(host.tokenize, _NO_TOKENS)),
+            "stack_for": _StackFor(self._refusing(host.stack_for, _NO_STACK)),
             "failed": _Failed(_guarded(lambda status: self._fail(host.failed(status)))),
             "draft_length": _Length(_guarded(host.draft_length, 0)),
             "verified": _Verified(_guarded(host.verified)),
@@ -170,6 +184,18 @@ class ServerLibrary:
 
     def _fail(self, sentence: str) -> None:
         self._native.flexinfer_fail(sentence.encode())
+
+    def _refusing(self, call: Callable[..., int], refused: int) -> Callable[..., Any]:
+        """`call`, of whose refusals the server is told in words."""
+
+        def refusing(*arguments: Any) -> int:
+            try:
+                return call(*arguments)
+            except RequestError as error:
+                self._native.flexinfer_refuse(str(error).encode())
+                return refused
+
+        return _guarded(refusing, refused)
 
     def _answer(self, host: Host, route: bytes, body: bytes, reply: int) -> None:
         status, kind, text = host.answer(route.decode(), body.decode("utf-8", "replace"))

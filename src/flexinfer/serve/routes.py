@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from flexinfer.binding.check_grammar import check_grammar
 from flexinfer.errors import BudgetError, FlexInferError, RequestError, SizeError
 from flexinfer.machine.machine import Machine
 from flexinfer.memory.ledger import Ledger
@@ -17,6 +18,8 @@ from flexinfer.serve.tensors import located, tensors
 
 _JSON = "application/json; charset=utf-8"
 _PAGE = "GET /"
+# What the server asks by itself, before it reads a grammar.
+_CHECK = "CHECK grammar"
 
 
 class Routes:
@@ -51,6 +54,8 @@ class Routes:
         """Status, content type and text; whatever goes wrong is an error document."""
         if route == _PAGE:
             return 200, "text/html; charset=utf-8", page()
+        if route == _CHECK:
+            return _checked(body)
         try:
             if route == "GET /metrics":
                 return 200, "text/plain", metrics(self._figures())
@@ -115,6 +120,14 @@ def _wish(body: str) -> str | int:
         return wish
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError('send {"memory": "3GiB"}: the budget as a size') from error
+
+
+def _checked(grammar: str) -> tuple[int, str, str]:
+    try:
+        check_grammar(grammar)
+    except RequestError as error:
+        return 400, "text/plain", str(error)
+    return 200, "text/plain", ""
 
 
 def _error(code: int, kind: str, error: Exception) -> str:

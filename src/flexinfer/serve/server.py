@@ -176,6 +176,9 @@ class Server:
     def tokenize(self, vocabulary: int, text: int, length: int, *rest: int) -> int:
         return self._texts.tokenize(vocabulary, text, length, *rest)
 
+    def stack_for(self, text: int, length: int) -> int:
+        return self._texts.stack_for(text, length)
+
     def failed(self, status: int) -> str:
         failure = device().take_failure()
         if self._ending.asked:

@@ -9,7 +9,7 @@ import llama_cpp.llama_cpp as binding
 from flexinfer.binding.text_limits import SAFE, expressions, stack_for
 from flexinfer.errors import RequestError
 from flexinfer.native.device.device import device
-from flexinfer.serve.library import REFUSED, own_tokenize
+from flexinfer.serve.library import own_tokenize
 
 _NAME_BYTES = 64
 
@@ -33,15 +33,31 @@ class Texts:
         )
 
     def tokenize(self, vocabulary: int, text: int, length: int, *rest: int) -> int:
-        """As ``llama_tokenize``; `REFUSED` for a text that would end the process."""
+        """As ``llama_tokenize``.
+
+        Raises:
+            RequestError: the text would end the process.
+        """
         if length <= SAFE:
             return int(self._native(vocabulary, text, length, *rest))
-        try:
-            stack = stack_for(ctypes.string_at(text, length), self._names.get(vocabulary, ""))
-            return device().survive(
-                lambda: int(self._native(vocabulary, text, length, *rest)),
-                RequestError,
-                stack=stack,
-            )
-        except RequestError:
-            return REFUSED
+        return device().survive(
+            lambda: int(self._native(vocabulary, text, length, *rest)),
+            lambda why: RequestError(
+                f"llama.cpp cannot make tokens of this text, {why}; send another one"
+            ),
+            stack=self._stack_for(vocabulary, text, length),
+        )
+
+    def stack_for(self, text: int, length: int) -> int:
+        """The stack in bytes that a text takes beside a projector; 0 for a usual one.
+
+        Raises:
+            RequestError: no stack holds it.
+        """
+        # What reads images belongs to the model that answers, which is loaded first.
+        return self._stack_for(next(iter(self._names), 0), text, length)
+
+    def _stack_for(self, vocabulary: int, text: int, length: int) -> int:
+        if length <= SAFE:
+            return 0
+        return stack_for(ctypes.string_at(text, length), self._names.get(vocabulary, ""))

@@ -1,0 +1,87 @@
+"""Grammars and schemas of requests that llama.cpp would follow for ever, or end the process for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.served import ASKED, Served, serving
+
+MODEL = Path(str(files("flexinfer") / "data" / "shakespeare.gguf"))
+# Each character doubles the ways in which the text so far can be read.
+_DOUBLING = "root ::= [^0-9] root [1] | [^0-9] root [2]"
+_CANNOT_FOLLOW = "cannot follow the grammar here"
+
+
+def _branching(rules: int) -> str:
+    """A grammar that begins in two to the power of `rules` ways."""
+    lines = [f'r{rule} ::= r{rule + 1} | r{rule + 1} "b"' for rule in range(rules)]
+    return "\n".join(["root ::= r0", *lines, f'r{rules} ::= "x"', ""])
+
+
+def _nested(keys: str, ends: str, depth: int) -> str:
+    return keys * depth + "{}" + ends * depth
+
+
+# What a request carries, and what it is told.
+_GRAMMARS: dict[str, tuple[dict[str, Any], str]] = {
+    "ever more ways": ({"grammar": _DOUBLING}, _CANNOT_FOLLOW),
+    "many ways to begin": ({"grammar": _branching(60)}, "line 49: r47 begins in more than 20,000"),
+    "taken for a tool's": (
+        {"grammar": _branching(60), "grammar_type": "tool_calls"},
+        _CANNOT_FOLLOW,
+    ),
+    "parentheses": ({"grammar": f"root ::= {'(' * 20_000}"}, "line 1: parentheses are nested"),
+    "a tool's parentheses": (
+        {"grammar": f"root ::= {'(' * 20_000}", "grammar_type": "tool_calls"},
+        "does not read the grammar",
+    ),
+    "a mistake": ({"grammar": "root ::= ("}, "line 1: a parenthesis is not closed"),
+    "repetitions": ({"grammar": "root ::= ([a-z]{0,2000}){0,2000}"}, "it repeats too much"),
+    "no such token": ({"grammar": "root ::= <[9999]>"}, "allows none of"),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with serving(MODEL, "--slots", 2, "--ctx", 512, "--memory", "300MiB") as served:
+        yield served
+
+
+@pytest.mark.parametrize("name", _GRAMMARS)
+def test_a_request_is_refused_and_others_go_on(server: Served, name: str) -> None:
+    carried, says = _GRAMMARS[name]
+    expected = server.complete(**ASKED)["tokens"]
+    with ThreadPoolExecutor() as pool:
+        beside = pool.submit(server.complete, **{**ASKED, "n_predict": 64})
+        body = {"prompt": "O Romeo", "n_predict": 64, "temperature": 0, **carried}
+        status, answer = server.post("/completion", body)
+        assert status == 400, answer
+        assert says in answer["error"]["message"]
+        assert "\n" not in answer["error"]["message"]
+        assert beside.result()["tokens"][:8] == expected
+    assert server.complete(**ASKED)["tokens"] == expected
+
+
+def test_a_stream_ends_with_the_sentence(server: Served) -> None:
+    with server.stream("/completion", {"prompt": "O", "grammar": _DOUBLING}) as answer:
+        said = answer.read().decode()
+    assert said.count(_CANNOT_FOLLOW) == 1
+
+
+def test_grammars_that_are_taken_still_hold(server: Served) -> None:
+    chosen = server.complete(prompt="O", grammar='root ::= ("yes" | "no") "!"', n_predict=20)
+    assert chosen["content"] in ("yes!", "no!")
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    written = server.complete(prompt="O", json_schema=schema, n_predict=60)
+    assert written["content"].replace(" ", "").replace("\n", "") in ('{"a":1}', '{"a":2}')
+    with ThreadPoolExecutor() as pool:
+        both = [
+            pool.submit(server.complete, prompt="O", grammar=f'root ::= "{word}" [a-c]{{3}}')
+            for word in ("one", "two")
+        ]
+    assert [answer.result()["content"][:3] for answer in both] == ["one", "two"]
