@@ -23,6 +23,10 @@ CONTEXT = 512
 SHORT = 40
 # 130 MB in f16: most of each budget below is weights.
 SHAPE = Shape(16, 512, 2048, 8, 2, 4096, 64, context=2048)
+_SIZES = ("--spec-ngram-simple-size-n", 3, "--spec-ngram-simple-size-m", 15)
+BY_TEXT = ("--spec-type", "ngram-simple", *_SIZES)
+LARGE = Shape(8, 512, 2048, 8, 2, 32000, 64, context=2048)
+SMALL = Shape(2, 256, 512, 4, 2, 32000, 64, context=2048)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("budget") / "model.gguf"
     write_model(SHAPE, path, "f16")
     return path
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model whose logits are large beside its layers, and one that drafts for it."""
+    folder = tmp_path_factory.mktemp("wide")
+    for name, shape, quant in (("large", LARGE, "f16"), ("small", SMALL, "q4_0")):
+        write_model(shape, folder / f"{name}.gguf", quant)
+    return folder / "large.gguf", folder / "small.gguf"
 
 
 @contextmanager
@@ -145,3 +158,24 @@ def test_a_budget_beyond_the_group_is_held_below_it(model: Path) -> None:
         assert status == 200, answer
         assert answer["memory"] <= 160 * MIB
         ask(served, 2, first=100)
+
+
+@pytest.mark.parametrize(("slots", "budget", "by_model"), [(1, 190, True), (4, 205, False)])
+def test_drafts_are_within_the_budget(
+    wide: tuple[Path, Path], slots: int, budget: int, by_model: bool
+) -> None:
+    model, small = wide
+    drafting = ("-md", small, "--spec-draft-p-min", 0) if by_model else BY_TEXT
+    with in_group(model, budget, slots, "--ubatch", 256, "--", *drafting) as served:
+        plan = served.get("/engine/plan")[1]
+        assert plan["streamed_bytes"] > 0
+        # Of a batch only those tokens have logits that are written or drafted.
+        assert plan["ubatch"] == 256
+        assert plan["costs"]["compute"] < 256 * 4 * LARGE.vocabulary // 2
+        # What is written are three tokens that come again, whatever the model knows.
+        biased = [[token, 100.0] for token in (5, 6, 7)]
+        told = {"n_predict": 40, "n_probs": 0, "logit_bias": biased, "seed": 3}
+        wishes = [wish(slot, CONTEXT - 80) | told for slot in range(slots)]
+        served.complete_together(wishes)
+        assert served.stats["drafts"]["drafted"] > 20
+        assert served.stats["memory"]["used"] <= budget * MIB

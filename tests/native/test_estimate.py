@@ -21,13 +21,31 @@ def test_logits_of_a_whole_batch_are_in_the_plan(tiny_model: TinyModel) -> None:
     assert 0.9 * planned < used <= planned
 
 
+@pytest.mark.parametrize("outputs", [None, 5])
 @pytest.mark.parametrize("flash", [False, True])
 @pytest.mark.parametrize("preset", ["tiny-llama", "tiny-tied", "tiny-wide", "tiny-moe"])
 def test_the_estimate_is_near_the_measurement(
-    preset: str, flash: bool, tiny_model: TinyModel
+    preset: str,
+    flash: bool,
+    outputs: int | None,
+    tiny_model: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    import llama_cpp.llama_cpp as binding
+
     from flexinfer import Llama
 
+    sequences = 1 if outputs is None else 3
+
+    def params() -> binding.llama_context_params:
+        """As llama.cpp's server has them."""
+        params = default()
+        params.n_outputs_max, params.n_seq_max = outputs or 0, sequences
+        params.kv_unified = True
+        return params
+
+    default = binding.llama_context_default_params
+    monkeypatch.setattr(binding, "llama_context_default_params", params)
     path = tiny_model(preset)
     with Llama(
         str(path),
@@ -44,6 +62,8 @@ def test_the_estimate_is_near_the_measurement(
     expected = {w.name: (w.use, w.row_step, w.experts, w.used, w.group) for w in opened.weights}
     weights = estimate_weights(catalogue, 2)
     assert {w.name: (w.use, w.row_step, w.experts, w.used, w.group) for w in weights} == expected
-    costs = estimate_costs(catalogue, flash_attention=flash)(1024, 256)
+    costs = estimate_costs(catalogue, flash_attention=flash, sequences=sequences, outputs=outputs)(
+        1024, 256
+    )
     assert costs.kv == opened.costs.kv
     assert costs.compute == pytest.approx(opened.costs.compute, rel=0.35)

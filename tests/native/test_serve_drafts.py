@@ -16,6 +16,11 @@ from support.quantised import quantised
 from support.served import serving
 from support.tiny_model import TinyModel
 
+from flexinfer.gguf.catalogue import read_catalogue
+from flexinfer.serve.arguments import read_extra
+from flexinfer.serve.forecasts import forecast_of
+from flexinfer.serve.settings import Settings
+
 DATA = Path(str(files("flexinfer") / "data"))
 SIZES = ("--ctx", 640, "--ubatch", 64, "--threads", 2, "--slots", 1)
 
@@ -103,13 +108,15 @@ def test_how_many_follows_from_what_they_bring(target: Path, slots: int) -> None
 
 
 def test_a_file_of_requests_is_answered_the_same(target: Path, tmp_path: Path) -> None:
-    body = {"prompt": asked()["prompt"][:60], "max_tokens": 30, "temperature": 0}
+    # None begins like another: what a slot held before is used again, and requests that wait may
+    # overtake each other.
+    body = {"max_tokens": 30, "temperature": 0}
     lines = [
         {
             "custom_id": f"r{n}",
             "method": "POST",
             "url": "/v1/completions",
-            "body": body | {"seed": n},
+            "body": body | {"prompt": asked()["prompt"][n : n + 60], "seed": n},
         }
         for n in range(3)
     ]
@@ -118,8 +125,8 @@ def test_a_file_of_requests_is_answered_the_same(target: Path, tmp_path: Path) -
     said = {}
     for draft in ("off", "ngram", target):
         out = tmp_path / f"{Path(draft).stem}.jsonl"
-        words = ("batch", source, out, target, "--memory", "300MiB", "--slots", 1, "--ctx", 128)
-        done = flexinfer(*words, "--draft", draft)
+        sizes = ("--memory", "300MiB", "--slots", 1, "--ctx", 128, "--no-repack")
+        done = flexinfer("batch", source, out, target, *sizes, "--draft", draft)
         assert done.returncode == 0, done.stderr
         records = sorted(
             map(json.loads, out.read_text().splitlines()), key=lambda r: r["custom_id"]
@@ -151,6 +158,33 @@ def test_what_cannot_be_drafted_is_refused_in_a_sentence(
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("slots", "flags"),
+    [
+        (3, ()),
+        (2, ("--spec-type", "ngram-simple", "--spec-ngram-simple-size-m", "15")),
+        (2, ("--reranking",)),
+    ],
+)
+def test_as_many_logits_are_planned_as_llama_cpp_keeps_room_for(
+    slots: int, flags: tuple[str, ...], tiny_model: TinyModel
+) -> None:
+    model = tiny_model("tiny-wide", "q4_0")
+    settings = Settings(1 << 30, slots=slots, threads=2, flags=read_extra(flags))
+    expected = forecast_of(read_catalogue(model), settings).costs(slots * 256, 128)
+    sizes = ("--slots", slots, "--ctx", 256, "--ubatch", 128, "--threads", 2, "--memory", "400MiB")
+    with serving(model, *sizes, "--", *flags) as served:
+        plan = served.get("/engine/plan")[1]
+    assert plan["costs"]["kv"] == pytest.approx(expected.kv, rel=0.01)
+    assert plan["costs"]["compute"] == pytest.approx(expected.compute, rel=0.35)
+
+
+def test_a_model_that_is_only_named_drafts(target: Path) -> None:
+    with serving(target, *SIZES, "--memory", "300MiB", "--", "-md", target) as served:
+        served.complete(**asked())
+        assert served.stats["drafts"]["accepted"] > 0
 
 
 def test_a_budget_for_one_alone_is_refused(target: Path) -> None:

@@ -134,7 +134,9 @@ def find_drafter(settings: Settings, catalogue: Catalogue, way: str) -> Drafter 
 def flags_with(flags: Extra, drafter: Drafter | None, most: int, way: str) -> Extra:
     """The flags, and those that draft up to `most` tokens; what was given by hand stays."""
     if way == OFF:
-        wanted = {} if drafter is None else {"-md": drafter.path}
+        # llama-server loads a model that is given alone, and has it draft nothing.
+        kinds = ",".join(flags.kinds)
+        wanted = {} if drafter is None else {"-md": drafter.path, "--spec-type": kinds}
     elif drafter is None:
         wanted = {
             "--spec-type": "ngram-simple",

@@ -181,7 +181,7 @@ def _most(settings: Settings, alone: _Alone, drafter: Drafter | None) -> int:
 
 def _pair(settings: Settings, drafter: Drafter, alone: _Alone, believed: Believed) -> Pair:
     own = replace(settings, window=None, strategy="flex", split=None, mirrors=())
-    beside = alone.of(forecast_of(drafter.read, own))
+    beside = alone.of(forecast_of(drafter.read, own, drafts=0))
     if drafter.head is None:
         batch = min(alone.sizes.ubatch, DRAFT_UBATCH)
         request = replace(beside.request, ubatch=batch, min_ubatch=batch)

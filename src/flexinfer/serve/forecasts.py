@@ -12,6 +12,7 @@ from flexinfer.planning.plan import Request
 from flexinfer.rates.drives import drives_for
 from flexinfer.rates.rates import measure_rates, remembered_rows
 from flexinfer.rates.row_times import row_times
+from flexinfer.serve.about import gives_vectors
 from flexinfer.serve.settings import Settings
 from flexinfer.serve.sizing import MIN_CONTEXT
 from flexinfer.workers.dividing import here
@@ -31,12 +32,24 @@ def check_served(catalogue: Catalogue) -> None:
         )
 
 
-def forecast_of(catalogue: Catalogue, settings: Settings) -> Forecast:
-    """What a model does under any budget, in the smallest context; of layers that are here."""
+def forecast_of(catalogue: Catalogue, settings: Settings, drafts: int | None = None) -> Forecast:
+    """What a model does under any budget, in the smallest context; of layers that are here.
+
+    Of a batch only last tokens of prompts, tokens that are written, and up to `drafts` more of each
+    slot have logits (``server_output_limits`` in llama.cpp's server); texts answered by vectors
+    have all. `drafts` are by default those of the flags.
+    """
+    drafts = settings.flags.drafts if drafts is None else drafts
+    outputs = settings.slots * (1 + drafts)
+    vectors = gives_vectors(settings.embeddings, settings.flags)
     weights = estimate_weights(catalogue, settings.threads)
     kind = settings.kv[1]
     costs = estimate_costs(
-        catalogue, (kind, kind), flash_attention=settings.flash_attention is not False
+        catalogue,
+        (kind, kind),
+        flash_attention=settings.flash_attention is not False,
+        sequences=settings.slots,
+        outputs=None if vectors else outputs,
     )
     threads, kernels = settings.threads, settings.kernels
     drives = drives_for(catalogue, settings.mirrors)
