@@ -9,22 +9,31 @@ descriptors and threads are looked at after the first tenth and after each third
 nobody asking and the weights given back. `overtaken` is by how many requests that were sent at
 least a quarter of a second later a stream was overtaken at most; with as many as there are slots
 it is first come, first served.
+
+Beside `--minutes` of asking, each of the four parts waits until what is under way is answered, at
+most `--patience` seconds: with weights that stream that may take as long as the asking. After
+`--limit` minutes, or when it is told to end, it prints what it has seen by then.
 """
 
 from __future__ import annotations
 
 import json
+import signal
+import statistics
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flexinfer.bench.limits import LimitedGroup, limited
+from flexinfer.bench.limits import limited
 from flexinfer.bench.load import Load, Record
 from flexinfer.sizes import format_size, parse_size
 
@@ -52,67 +61,121 @@ def state(pid: int, port: int) -> dict[str, Any]:
     }
 
 
-def loaded(process: subprocess.Popen[str], group: LimitedGroup, options: dict[str, Any]) -> Any:
-    """The document about one run."""
+class Cut(Exception):
+    """The time is over, or somebody ends the run."""
+
+
+@dataclass
+class Seen:
+    """One run as far as it has come; `states` after each of its parts."""
+
+    ready: dict[str, Any] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    cut: bool = False
+
+    def document(self) -> dict[str, Any]:
+        counts = sum((record.counts for record in self.records), Counter[str]())
+        waits = [wait for record in self.records for wait in record.waits]
+        return {
+            "mode": self.ready.get("mode"),
+            "slots": self.ready.get("slots"),
+            "cut_off": self.cut,
+            "counts": counts,
+            "problems": [problem for record in self.records for problem in record.problems],
+            "answers_per_s": counts["answered"] / (self.seconds or 1.0),
+            "first_token_s": {
+                "median": statistics.median(waits) if waits else None,
+                "most": max(waits, default=None),
+            },
+            "overtaken": max((record.overtaken() for record in self.records), default=0),
+            **{name: [state[name] for state in self.states] for name in (self.states or [{}])[0]},
+        }
+
+
+def loaded(process: subprocess.Popen[str], seen: Seen, options: dict[str, Any]) -> None:
+    """Load the server until its time is over; what came of it is added to `seen`."""
     assert process.stdout is not None
-    ready = json.loads(process.stdout.readline())
-    if "address" not in ready:
+    seen.ready = json.loads(process.stdout.readline() or "{}")
+    if "address" not in seen.ready:
         raise click.ClickException("the server did not start")
-    port = int(ready["address"].rpartition(":")[2])
-    seconds = options["minutes"] * 60
-    records: list[Record] = []
-    states: list[dict[str, Any]] = []
-    with group.watch() as seen:
-        for number, share in enumerate(_PARTS):
-            load = Load(port, options["clients"], options["seed"] + number)
-            records.append(load.run(seconds * share))
-            states.append(state(process.pid, port))
-    counts = sum((record.counts for record in records), Counter[str]())
-    return {
-        "mode": ready["mode"],
-        "slots": ready["slots"],
-        "counts": counts,
-        "problems": [problem for record in records for problem in record.problems],
-        "answers_per_s": counts["answered"] / seconds,
-        "overtaken": max(record.overtaken() for record in records),
-        "sampled_peak": format_size(seen.peak),
-        "samples": seen.samples,
-        "over_budget": seen.peak > options["budget"],
-        "oom_kills": group.oom_kills,
-        **{name: [state[name] for state in states] for name in states[0]},
-        "alive": process.poll() is None,
-    }
+    port = int(seen.ready["address"].rpartition(":")[2])
+    for number, share in enumerate(_PARTS):
+        load = Load(port, options["clients"], options["seed"] + number)
+        seen.records.append(load.record)
+        began = time.monotonic()
+        try:
+            load.run(options["minutes"] * 60 * share, options["patience"])
+        finally:
+            seen.seconds += time.monotonic() - began
+        seen.states.append(state(process.pid, port))
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """While entered, `Cut` comes after so long, or with a signal that ends the process."""
+
+    def cut(number: int, frame: object) -> None:
+        raise Cut
+
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, cut)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
-@click.option("--minutes", default=1.0, show_default=True)
+@click.option("--minutes", default=1.0, show_default=True, help="Of asking.")
 @click.option("--clients", default=64, show_default=True)
 @click.option("--slots", default=8, show_default=True)
 @click.option("--ctx", default=256, show_default=True)
 @click.option("--memory", default="300MiB", show_default=True)
 @click.option("--seed", default=1, show_default=True)
-def main(model: str, memory: str, slots: int, ctx: int, **options: Any) -> None:
+@click.option("--patience", default=60.0, show_default=True, help="Seconds after each part.")
+@click.option("--limit", type=float, help="Minutes of it all; by default those of asking and 6.")
+def main(
+    model: str, memory: str, slots: int, ctx: int, limit: float | None, **options: Any
+) -> None:
     budget = parse_size(memory)
     command = [sys.executable, "-m", "flexinfer", "serve", model, "--port", "0", "--json"]
     command += ["--memory", f"{budget}B", "--slots", str(slots), "--ctx", str(ctx)]
+    seen = Seen()
     with limited(memory=budget) as group:
-        process = subprocess.Popen(
-            [*command, "--", "-lv", "1"],
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=group.join,
-        )
-        try:
-            document = loaded(process, group, {**options, "budget": budget})
-        finally:
-            process.terminate()
+        with group.watch() as sampled:
+            process = subprocess.Popen(
+                [*command, "--", "-lv", "1"],
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=group.join,
+            )
             try:
-                process.wait(_END_SECONDS)
+                with within((options["minutes"] + 6 if limit is None else limit) * 60):
+                    loaded(process, seen, options)
+            except Cut:
+                seen.cut = True
             finally:
+                alive = process.poll() is None
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_END_SECONDS)
                 process.kill()
                 process.wait()
-    document["ended"] = process.returncode
+        document = {
+            **seen.document(),
+            "sampled_peak": format_size(sampled.peak),
+            "samples": sampled.samples,
+            "over_budget": sampled.peak > budget,
+            "oom_kills": group.oom_kills,
+            "alive": alive,
+            "ended": process.returncode,
+        }
     click.echo(json.dumps({"model": Path(model).name, "memory": memory, **document}, indent=1))
 
 

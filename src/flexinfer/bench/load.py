@@ -5,33 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import socket
 import threading
 import time
 from bisect import bisect
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from typing import Any
+
+from flexinfer.bench.questions import LETTERS, MALFORMED, question, streamed, whole
 
 # An answer that takes longer hangs.
 _ANSWER_SECONDS = 300.0
 # Requests sent within so long of each other have no order.
 _TOGETHER_SECONDS = 0.25
-_LETTERS = 24
 _KEPT_PROBLEMS = 20
-_PATHS = ("/completion", "/v1/chat/completions")
-MALFORMED: tuple[tuple[str, bytes], ...] = (
-    ("/completion", b'{"prompt": '),
-    ("/completion", b"[]"),
-    ("/completion", b'{"prompt": {"no": "text"}}'),
-    ("/completion", b'{"prompt": "x", "grammar": "root ::= ("}'),
-    ("/completion", b'{"prompt": "x", "n_probs": 1000000}'),
-    ("/completion", json.dumps({"prompt": [5] * 20_000}).encode()),
-    ("/v1/chat/completions", b'{"messages": "none"}'),
-    ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": 5}]}'),
-    ("/v1/messages", b'{"max_tokens": 8}'),
-    ("/no/such/path", b"{}"),
-)
 
 
 @dataclass
@@ -42,6 +31,11 @@ class Record:
     problems: list[str] = field(default_factory=list)
     times: list[tuple[float, float]] = field(default_factory=list)
     letters: int = 0
+
+    @property
+    def waits(self) -> list[float]:
+        """Seconds from sent to first token, of the streams that were answered."""
+        return [first - sent for sent, first in self.times]
 
     def overtaken(self) -> int:
         """How often at most a request was overtaken: by how many sent clearly later."""
@@ -82,7 +76,8 @@ class Load:
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
         self._cancelling, self._malformed = cancelling, malformed
-        self._stop = threading.Event()
+        self._stop, self._over = threading.Event(), threading.Event()
+        self._connected: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.record = Record()
         self._threads = [
@@ -90,15 +85,29 @@ class Load:
             for number in range(clients)
         ]
 
-    def run(self, seconds: float) -> Record:
-        """Ask for so long, and wait for what is under way then."""
+    def run(self, seconds: float, patience: float = _ANSWER_SECONDS) -> Record:
+        """Ask for so long, and wait for what is under way then.
+
+        What has no answer after `patience` more seconds is given up and counted as unfinished.
+        """
         for thread in self._threads:
             thread.start()
         time.sleep(seconds)
         self._stop.set()
+        deadline = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        self._give_up()
         for thread in self._threads:
             thread.join()
         return self.record
+
+    def _give_up(self) -> None:
+        with self._lock:
+            self._over.set()
+            for connected in self._connected:
+                with contextlib.suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
 
     def _run(self, client: int, seed: int) -> None:
         draw = random.Random(f"{seed} {client}")
@@ -114,6 +123,9 @@ class Load:
                 else:
                     self._ask(client, number, draw)
             except (OSError, HTTPException, ValueError, KeyError) as error:
+                if self._over.is_set():
+                    self._count("unfinished")
+                    return
                 self._problem("broken", f"client {client}, request {number}: {error!r}")
 
     def _refused(self, path: str, body: bytes) -> None:
@@ -125,7 +137,7 @@ class Load:
         self._count("refused")
 
     def _cancel(self, client: int, number: int, draw: random.Random) -> None:
-        path, body, _ = _question(client, number, draw, stream=True)
+        path, body, _ = question(client, number, draw, stream=True)
         with self._asked(path, body) as answer:
             for _ in range(draw.randrange(4)):
                 answer.readline()
@@ -133,14 +145,14 @@ class Load:
 
     def _ask(self, client: int, number: int, draw: random.Random) -> None:
         stream = draw.random() < 0.5
-        path, body, tag = _question(client, number, draw, stream=stream)
+        path, body, tag = question(client, number, draw, stream=stream)
         sent = time.monotonic()
         with self._asked(path, body) as answer:
             if answer.status != 200:
                 self._problem(str(answer.status), f"{path}: {answer.read()[:200]!r}")
                 return
-            text, first = _streamed(answer) if stream else _whole(answer)
-        if len(text) != len(tag) + _LETTERS:
+            text, first = streamed(answer) if stream else whole(answer)
+        if len(text) != len(tag) + LETTERS:
             self._problem("truncated", f"{tag} got {text!r}")
         elif not text.startswith(tag):
             self._problem("crossed", f"{tag} got {text!r}")
@@ -151,17 +163,34 @@ class Load:
                 self.record.times.append((sent, first))
 
     @contextlib.contextmanager
-    def _asked(self, path: str, body: bytes) -> Any:
+    def _asked(self, path: str, body: bytes) -> Iterator[HTTPResponse]:
         connection = HTTPConnection("127.0.0.1", self._port, timeout=_ANSWER_SECONDS)
         try:
-            connection.request("POST", path, body, self._headers)
-            answer = connection.getresponse()
-            try:
-                yield answer
-            finally:
-                answer.close()
+            with self._noted(connection):
+                connection.request("POST", path, body, self._headers)
+                answer = connection.getresponse()
+                try:
+                    yield answer
+                finally:
+                    answer.close()
         finally:
             connection.close()
+
+    @contextlib.contextmanager
+    def _noted(self, connection: HTTPConnection) -> Iterator[None]:
+        """While entered, the connection is one of those that end when all are given up."""
+        connection.connect()
+        # The connection forgets its socket once an answer has begun that ends with it.
+        connected: socket.socket = connection.sock
+        with self._lock:
+            if self._over.is_set():
+                raise ConnectionAbortedError
+            self._connected.add(connected)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connected.discard(connected)
 
     def _count(self, what: str) -> None:
         with self._lock:
@@ -172,53 +201,3 @@ class Load:
             self.record.counts[f"problem: {what}"] += 1
             if len(self.record.problems) < _KEPT_PROBLEMS:
                 self.record.problems.append(f"{what}: {sentence}")
-
-
-def _question(
-    client: int, number: int, draw: random.Random, *, stream: bool
-) -> tuple[str, bytes, str]:
-    """Path, body, and how the answer has to begin: a grammar leaves the model no other way."""
-    tag = f"{client}-{number}:"
-    grammar = f'root ::= "{tag}" [a-z]{{{_LETTERS}}}'
-    words = " ".join(str(draw.randrange(1000)) for _ in range(draw.randrange(1, 24)))
-    path = draw.choice(_PATHS)
-    body: dict[str, Any] = {"grammar": grammar, "stream": stream, "max_tokens": 200}
-    if path == "/completion":
-        body["prompt"] = words
-    else:
-        body["messages"] = [{"role": "user", "content": words}]
-    return path, json.dumps(body).encode(), tag
-
-
-def _text(document: dict[str, Any]) -> str:
-    if "error" in document:
-        raise ValueError(document["error"])
-    if "content" in document:
-        return str(document["content"])
-    choices = document["choices"]
-    if not choices:
-        return ""
-    return str(choices[0].get("message", choices[0].get("delta", {})).get("content") or "")
-
-
-def _whole(answer: HTTPResponse) -> tuple[str, float]:
-    return _text(json.loads(answer.read())), time.monotonic()
-
-
-def _streamed(answer: HTTPResponse) -> tuple[str, float]:
-    """The text of a stream, which has to come to its end, and when its first part came."""
-    parts, first, ended = [], 0.0, False
-    for line in answer:
-        if not line.startswith(b"data: "):
-            continue
-        if b"[DONE]" in line:
-            ended = True
-            continue
-        document = json.loads(line[len(b"data: ") :])
-        parts.append(_text(document))
-        if parts[-1]:
-            first = first or time.monotonic()
-        ended = ended or document.get("stop") is True
-    if not ended:
-        raise ValueError(f"a stream ended early, after {''.join(parts)!r}")
-    return "".join(parts), first
