@@ -5,11 +5,11 @@
 Each round runs `flexinfer run`, `flexinfer serve` and `run` again, each from its start: a process
 of its own, the model's file not in the page cache, the same prompt, memory and context. The first
 answer is one token, at the client: from the start of the command until `run` has written it and
-until the server's answer is there. The rate is that of the tokens after it. Figures are medians of
-the rounds: seconds that `serve` takes beyond the mean of its two neighbours, and its rate over
-theirs; beside it what each reaches of the bound of its own plan, since `serve` keeps memory for
-requests, caches and larger batches that `run` gives to weights. `--phases` says when the server
-wrote each line of its log.
+until the server's answer is there, for a client that was there before. The rate is that of the
+tokens after it. Figures are medians of the rounds: seconds that `serve` takes beyond the mean of
+its two neighbours, and its rate over theirs; beside it what each reaches of the bound of its own
+plan, since `serve` keeps memory for requests, caches and larger batches that `run` gives to
+weights. `--phases` says when the server wrote each line of its log.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def run(model: str, sizes: list[str], tokens: int) -> Seen:
 
 def serve(model: str, sizes: list[str], tokens: int, *, phases: bool) -> Seen:
     """`flexinfer serve` from its start until a stream of as many tokens is over."""
+    client = httpx.Client(timeout=600)
     command = [sys.executable, "-m", "flexinfer", "serve", model, "--port", "0", "--json", *sizes]
     began = time.monotonic()
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -70,9 +71,10 @@ def serve(model: str, sizes: list[str], tokens: int, *, phases: bool) -> Seen:
         if phases:
             click.echo(f"{time.monotonic() - began:8.3f} s  ready", err=True)
         address = json.loads(line)["address"]
-        times = stream(address, tokens)
-        plan = httpx.get(f"{address}/engine/plan").raise_for_status().json()
+        times = stream(client, address, tokens)
+        plan = client.get(f"{address}/engine/plan").raise_for_status().json()
     finally:
+        client.close()
         server.terminate()
         server.wait()
         listening.join()
@@ -87,12 +89,12 @@ def _listen(server: subprocess.Popen[str], began: float, phases: bool) -> None:
             click.echo(f"{time.monotonic() - began:8.3f} s  {line.rstrip()[:110]}", err=True)
 
 
-def stream(address: str, tokens: int) -> list[float]:
+def stream(client: httpx.Client, address: str, tokens: int) -> list[float]:
     """When each token of one answer was there."""
     asked: dict[str, Any] = {"prompt": _PROMPT, "n_predict": tokens, "temperature": 0}
     asked |= {"stream": True, "ignore_eos": True}
     times = []
-    with httpx.stream("POST", f"{address}/completion", json=asked, timeout=600) as answer:
+    with client.stream("POST", f"{address}/completion", json=asked) as answer:
         for line in answer.iter_lines():
             event = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
             if event.get("tokens"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import llama_cpp
+import llama_cpp.llama_cpp as binding
 
 from flexinfer.errors import RequestError
 
@@ -58,7 +58,7 @@ def seconds_for(text: bytes) -> float:
 
 def expressions(vocabulary_type: int, metadata: Mapping[str, str]) -> str:
     """The name of the regular expressions that split a text for a vocabulary; "" where none do."""
-    if vocabulary_type != llama_cpp.LLAMA_VOCAB_TYPE_BPE:
+    if vocabulary_type != binding.LLAMA_VOCAB_TYPE_BPE:
         return ""
     return metadata.get("tokenizer.ggml.pre", "default")
 

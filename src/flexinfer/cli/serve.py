@@ -117,6 +117,9 @@ def _serve(
     # Before libraries start threads, which would swallow signals.
     ending = Ending(end_with_fd)
     ending.begin()
+    from flexinfer.binding.functions_first import functions_first
+
+    functions_first()
     from flexinfer.serve.library import ServerLibrary
 
     library = ServerLibrary()
