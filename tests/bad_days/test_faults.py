@@ -183,8 +183,11 @@ def test_a_read_that_hangs_ends_the_request(llm: Llama, drive: Drive) -> None:
     _one_sentence(error, "did not answer", "file 0", "check the drive")
     assert hanging
     waiting.hang_s = patient
+    # It may wait for the thread that hangs.
+    late = threading.Timer(1.0, answered.set)
+    late.start()
     assert _answer(llm) == expected
-    answered.set()
+    late.join()
     assert _answer(llm) == expected
 
 
