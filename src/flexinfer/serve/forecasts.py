@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flexinfer.errors import UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import RowTimes
-from flexinfer.planning.plan import Request
+from flexinfer.planning.plan import Costs, CostsOf, Request
 from flexinfer.rates.drives import drives_for
 from flexinfer.rates.rates import measure_rates, remembered_rows
 from flexinfer.rates.row_times import row_times
@@ -16,6 +18,9 @@ from flexinfer.serve.about import gives_vectors
 from flexinfer.serve.settings import Settings
 from flexinfer.serve.sizing import MIN_CONTEXT
 from flexinfer.workers.dividing import here
+
+# The process is larger by the server's library and what it has begun before a model is opened.
+_LIBRARY = 3 << 20
 
 
 def check_served(catalogue: Catalogue) -> None:
@@ -37,8 +42,10 @@ def forecast_of(catalogue: Catalogue, settings: Settings, drafts: int | None = N
 
     Of a batch only last tokens of prompts, tokens that are written, and up to `drafts` more of each
     slot have logits (``server_output_limits`` in llama.cpp's server); texts answered by vectors
-    have all. `drafts` are by default those of the flags.
+    have all. By default it is the model that answers, with the drafts of the flags; of another
+    `drafts` says them.
     """
+    own = 0 if drafts is not None else _LIBRARY
     drafts = settings.flags.drafts if drafts is None else drafts
     outputs = settings.slots * (1 + drafts)
     vectors = gives_vectors(settings.embeddings, settings.flags)
@@ -62,8 +69,16 @@ def forecast_of(catalogue: Catalogue, settings: Settings, drafts: int | None = N
         weight_memory=settings.weight_memory,
         window=settings.window,
     )
-    whole = Forecast(weights, request, drives.costing(costs), rates)
+    whole = Forecast(weights, request, _with_overhead(drives.costing(costs), own), rates)
     return whole if settings.split is None else here(whole, settings.split)
+
+
+def _with_overhead(costs: CostsOf, more: int) -> CostsOf:
+    def with_more(ctx: int, ubatch: int) -> Costs:
+        least = costs(ctx, ubatch)
+        return replace(least, overhead=least.overhead + more)
+
+    return with_more
 
 
 def rows_of_passes(settings: Settings, catalogue: Catalogue) -> tuple[Forecast, RowTimes]:
