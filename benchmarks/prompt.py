@@ -20,6 +20,9 @@ from flexinfer.bench.turns import Worker
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import Machine
 
+# One after another vary by a twentieth, and opening takes longer than they do.
+_PROMPTS = 3
+
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
@@ -67,7 +70,7 @@ def _seconds(worker: Worker, tokens: int) -> float:
 
 def _alone(kind: str, model: str, options: dict[str, Any], tokens: int) -> float:
     with Worker(kind, model, options) as worker:
-        return _seconds(worker, tokens)
+        return statistics.median(_seconds(worker, tokens) for _ in range(_PROMPTS))
 
 
 if __name__ == "__main__":
