@@ -28,11 +28,13 @@ _numbers = itertools.count()
 
 
 class Peak:
-    """The largest `usage` that a watch saw, in bytes."""
+    """The largest `usage` that a watch saw, in bytes, and how many samples were beyond `limit`."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         self.peak = 0
         self.samples = 0
+        self.over = 0
+        self._limit = limit
 
     def __repr__(self) -> str:
         return f"<Peak {self.peak} bytes in {self.samples} samples>"
@@ -40,6 +42,7 @@ class Peak:
     def see(self, usage: int) -> None:
         self.peak = max(self.peak, usage)
         self.samples += 1
+        self.over += self._limit is not None and usage > self._limit
 
 
 class LimitedGroup:
@@ -88,9 +91,9 @@ class LimitedGroup:
         return [int(pid) for pid in self.memory.text("cgroup.procs").split()]
 
     @contextmanager
-    def watch(self, every: float = 0.01) -> Iterator[Peak]:
-        """Look at `usage` every so many seconds and keep the largest."""
-        seen = Peak()
+    def watch(self, every: float = 0.01, limit: int | None = None) -> Iterator[Peak]:
+        """Look at `usage` every so many seconds; keep the largest, count those beyond `limit`."""
+        seen = Peak(limit)
         stop = threading.Event()
 
         def look() -> None:

@@ -32,15 +32,17 @@ def local_model(model: str, engine: dict[str, Any]) -> Catalogue:
         UnsupportedError: llama.cpp does not have its architecture; nothing was downloaded.
         BudgetError: the model cannot run in this budget; nothing was downloaded.
     """
-    from flexinfer.foretell import require_fit
     from flexinfer.gguf.architectures import check_architecture
     from flexinfer.gguf.catalogue import read_catalogue
-    from flexinfer.hub import hub
+    from flexinfer.hub.reference import is_reference
 
-    if not hub.is_reference(model):
+    if not is_reference(model):
         catalogue = read_catalogue(model)
         check_architecture(catalogue)
         return catalogue
+    from flexinfer.foretell import require_fit
+    from flexinfer.hub import hub
+
     choice = hub.locate(model)
     require_fit(hub.read_remote(choice), plan_arguments(engine))
     path = hub.download(choice)
