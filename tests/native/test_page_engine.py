@@ -64,6 +64,23 @@ def test_figures_follow_what_runs(visit: Visit, server: Served) -> None:
     assert any(row.startswith("attn_q") for row in rows)
 
 
+def test_nothing_is_asked_while_nobody_can_see_it(visit: Visit) -> None:
+    def turn(state: str) -> None:
+        visit.page.evaluate(
+            "state => { Object.defineProperty(document, 'visibilityState', { value: state, "
+            "configurable: true }); document.dispatchEvent(new Event('visibilitychange')); }",
+            state,
+        )
+
+    turn("hidden")
+    visit.page.wait_for_timeout(500)  # what was asked before is answered
+    before = len(visit.addresses)
+    visit.page.wait_for_timeout(2500)
+    assert len(visit.addresses) == before
+    turn("visible")
+    visit.until(lambda: len(visit.addresses) > before)
+
+
 def test_what_drafts_bring_is_shown(browser: Browser, tiny_model: TinyModel) -> None:
     model = tiny_model("tiny-llama", "q4_0")
     sizes = (model, "--memory", "200MiB", "--slots", 1, "--ctx", 2048)

@@ -5,7 +5,7 @@ const picture = (() => {
   const said = document.getElementById("layers-said");
   const LABEL = 84, ROW = 13, GAP = 2;
   const sum = (list) => list.reduce((total, one) => total + one, 0);
-  let rows = [], layers = 1, live = null, about = "";
+  let rows = [], layers = 1, live = null, about = "", shown = "";
 
   /** Rows of cells, a cell being the numbers of its tensors; what is outside of layers has one cell. */
   function arrange(tensors) {
@@ -58,10 +58,13 @@ const picture = (() => {
   function draw() {
     if (!live || !canvas.clientWidth) return;
     const scale = devicePixelRatio || 1, width = canvas.clientWidth, height = rows.length * (ROW + GAP);
-    canvas.width = width * scale;
-    canvas.height = height * scale;
     const pen = canvas.getContext("2d"), style = getComputedStyle(canvas), colour = colours();
-    pen.scale(scale, scale);
+    const across = Math.floor(width * scale), down = Math.floor(height * scale);
+    // A canvas that is given a size, even its own, begins anew.
+    if (canvas.width !== across) canvas.width = across;
+    if (canvas.height !== down) canvas.height = down;
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    pen.clearRect(0, 0, width, height);
     pen.font = `${style.fontSize} ${style.fontFamily}`;
     pen.textBaseline = "middle";
     const step = (width - LABEL) / layers, gap = step >= 5 ? 1 : 0;
@@ -130,12 +133,16 @@ const picture = (() => {
   return {
     /** Which tensors the model has: {name, layer, kind, bytes} each, as `/engine/plan` lists them. */
     of(tensors) {
+      shown = "";
       arrange(tensors);
       document.getElementById("legend-experts").hidden = !tensors.some((tensor) => tensor.experts > 1);
     },
 
     /** Where their bytes are now: lists `locked`, `passing` and `experts`, as `/engine/tensors` says. */
     show(now) {
+      const words = JSON.stringify(now);
+      if (words === shown) return;
+      shown = words;
       live = now;
       draw();
       say();
