@@ -84,7 +84,10 @@ def test_flags_that_are_not_passed_on_are_named(flags: tuple[str, ...], word: st
     ("options", "words"),
     [
         (("--lora", "nowhere.gguf"), ("nowhere.gguf", "No such file")),
-        (("--mmproj", "nowhere.gguf"), ("nowhere.gguf", "No such file")),
+        (("--mmproj", "nowhere.gguf"), ("nowhere.gguf", "no such file")),
+        (("--mmproj", "/"), ("/ is a directory",)),
+        (("--mmproj", "/dev/zero"), ("/dev/zero is no regular file",)),
+        (("--mmproj", MODEL), (str(MODEL), "is no projector (its architecture is llama)")),
         (("--ubatch", 8, "--slots", 16), ("--ubatch 8", "--slots 16")),
         (("--weight-memory", "1KiB"), ("too small",)),
     ],

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flexinfer.errors import RequestError
+from flexinfer.sizes import format_size
+
+# No server takes as much in one request.
+_MOST_BYTES = 128 << 20
 
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
@@ -36,12 +40,18 @@ def read_requests(path: Path) -> Iterator[Request | BadLine]:
     """The lines of a batch file in their order, numbered from 1; empty ones are left out.
 
     Raises:
-        RequestError: the file cannot be read.
+        RequestError: the file cannot be read, or has an endless line.
     """
     try:
         with path.open("rb") as file:
             seen: set[str] = set()
-            for number, text in enumerate(file, 1):
+            lines = iter(lambda: file.readline(_MOST_BYTES + 1), b"")
+            for number, text in enumerate(lines, 1):
+                if len(text) > _MOST_BYTES:
+                    raise RequestError(
+                        f"line {number} of {path} has more than {format_size(_MOST_BYTES)}; give "
+                        "a file with a request on each line"
+                    )
                 if text.strip():
                     yield _read(number, text, seen)
     except OSError as error:

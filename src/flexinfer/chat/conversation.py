@@ -37,6 +37,8 @@ class Conversation:
         self.dropped = 0
         self._llm = llm
         self._sampling = sampling
+        # A model without a vocabulary is refused before the first word.
+        llm.tokenize(b"", add_bos=False)
         bos, eos = token_text(llm, llm.token_bos()), token_text(llm, llm.token_eos())
         self._writing = Writing(llm.metadata, bos, eos)
         self._text = ""

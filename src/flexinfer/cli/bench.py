@@ -11,6 +11,7 @@ import click
 from flexinfer.bench.cases import MMAP, SYSTEMS, Case, Grid, parse_rate, parse_window
 from flexinfer.bench.progress import label, minutes, outcome
 from flexinfer.cli.bench_slots import measure_slots
+from flexinfer.cli.models import runnable
 from flexinfer.cli.options import Fraction
 from flexinfer.cli.streams import log, say
 from flexinfer.errors import RequestError, SizeError, UnsupportedError
@@ -122,12 +123,11 @@ def command(
     """Measure MODEL on this machine; runs that are there already are not repeated."""
     from flexinfer.bench.running import Job
     from flexinfer.bench.store import Store, describe, file_name
-    from flexinfer.gguf.catalogue import read_catalogue
     from flexinfer.machine.machine import Machine
     from flexinfer.planning.kernels import Kernels
     from flexinfer.rates.kernels import kernels_for
 
-    catalogue = read_catalogue(model)
+    catalogue = runnable(model)
     description = describe(model)
     store = Store(out / file_name(description))
     if not report_only:

@@ -22,6 +22,22 @@ def catalogue_of(model: str) -> Catalogue:
     return read_catalogue(model)
 
 
+def runnable(path: str) -> Catalogue:
+    """The header of a file, once it is one of a model that llama.cpp can run.
+
+    Raises:
+        ModelFileError, UnsupportedError: it is not; says why.
+    """
+    from flexinfer.gguf.architectures import check_architecture
+    from flexinfer.gguf.catalogue import read_catalogue
+    from flexinfer.gguf.check_metadata import check_parameters
+
+    catalogue = read_catalogue(path)
+    check_architecture(catalogue)
+    check_parameters(catalogue)
+    return catalogue
+
+
 def local_model(model: str, engine: dict[str, Any]) -> Catalogue:
     """The header of `model` here; what is on the hub is downloaded once it is known to fit.
 
@@ -32,14 +48,11 @@ def local_model(model: str, engine: dict[str, Any]) -> Catalogue:
         UnsupportedError: llama.cpp does not have its architecture; nothing was downloaded.
         BudgetError: the model cannot run in this budget; nothing was downloaded.
     """
-    from flexinfer.gguf.architectures import check_architecture
     from flexinfer.gguf.catalogue import read_catalogue
     from flexinfer.hub.reference import is_reference
 
     if not is_reference(model):
-        catalogue = read_catalogue(model)
-        check_architecture(catalogue)
-        return catalogue
+        return runnable(model)
     from flexinfer.foretell import require_fit
     from flexinfer.hub import hub
 

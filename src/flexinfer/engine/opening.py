@@ -153,7 +153,7 @@ class Opening:
         if model is None:
             said = (
                 f"{os.fsdecode(path)}: llama.cpp does not load this model "
-                f"(architecture {self._catalogue.architecture}); run with verbose=True to see why"
+                f"(architecture {self._catalogue.architecture}); -v (verbose=True) says why"
             )
             raise self._elsewhere.explain(ModelFileError(said))
         self._loading = loading

@@ -147,7 +147,7 @@ class Trials:
             if context is None:
                 raise EngineError(
                     f"llama.cpp creates no context of {ctx} tokens for this model; "
-                    "run with verbose=True to see why"
+                    "-v (verbose=True) says why"
                 )
             measuring.collect()
             self._free(context)

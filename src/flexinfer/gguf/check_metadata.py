@@ -29,23 +29,25 @@ _TOGETHER = {
 }
 # Encoders of which one layer in so many attends to everything, by default; there has to be one.
 _WIDE_LAYERS = {"modern-bert": 3, "gemma-embedding": 6}
+# Names of `tokenizer.ggml.model`; source: `src/llama-vocab.cpp`.
+_VOCABULARIES = frozenset(
+    (
+        *("no_vocab", "none", "llama", "bert", "gpt2", "hybriddna", "whitespace", "t5", "rwkv"),
+        *("test", "plamo2", "gemma4"),
+    )
+)
 # They take a number of experts of one or none for none.
 _ONE_IS_NONE = frozenset({"hunyuan_vl", "hunyuan-dense"})
 
 
 def check_parameters(catalogue: Catalogue) -> None:
-    """Raise for metadata that would end the process.
+    """Raise for metadata that would end the process, or that llama.cpp does not know.
 
     Raises:
         ModelFileError: the key and its value.
     """
-    for key in _EPSILONS:
-        epsilon = catalogue.parameter(key, 0.0)
-        if not (isinstance(epsilon, (int, float)) and epsilon >= 0):
-            raise ModelFileError(
-                f"{catalogue.paths[0]}: {catalogue.architecture}.{key} is {epsilon}, not a number "
-                "from 0; fetch or convert the model again"
-            )
+    _check_vocabulary(catalogue)
+    _check_epsilons(catalogue)
     _check_temperature(catalogue)
     _check_heads(catalogue)
     _require(catalogue, "attention.sliding_window", None, 0, _MAX_SLIDING_WINDOW)
@@ -73,6 +75,25 @@ def check_parameters(catalogue: Catalogue) -> None:
             )
         if groups > 1:
             _require(catalogue, "expert_group_used_count", None, 1, groups)
+
+
+def _check_vocabulary(catalogue: Catalogue) -> None:
+    name = catalogue.metadata.get("tokenizer.ggml.model")
+    if name is not None and name not in _VOCABULARIES:
+        raise ModelFileError(
+            f"{catalogue.paths[0]}: llama.cpp has no vocabulary of the kind {name!r} "
+            "(tokenizer.ggml.model); convert the model again, or take a later version of flexinfer"
+        )
+
+
+def _check_epsilons(catalogue: Catalogue) -> None:
+    for key in _EPSILONS:
+        epsilon = catalogue.parameter(key, 0.0)
+        if not (isinstance(epsilon, (int, float)) and epsilon >= 0):
+            raise ModelFileError(
+                f"{catalogue.paths[0]}: {catalogue.architecture}.{key} is {epsilon}, not a number "
+                "from 0; fetch or convert the model again"
+            )
 
 
 def _check_temperature(catalogue: Catalogue) -> None:

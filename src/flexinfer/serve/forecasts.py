@@ -35,6 +35,13 @@ def check_served(catalogue: Catalogue) -> None:
             f"{catalogue.paths[0]}: llama.cpp's server does not serve models with an encoder; "
             "flexinfer run does"
         )
+    # Many a request has llama.cpp look for a text of a token, and ends the process there.
+    if catalogue.metadata.get("tokenizer.ggml.model") in ("no_vocab", "none"):
+        raise UnsupportedError(
+            f"{catalogue.paths[0]}: the model has no vocabulary (tokenizer.ggml.model is "
+            "no_vocab), without which llama.cpp's server cannot answer; convert it again, with "
+            "its tokenizer"
+        )
 
 
 def forecast_of(catalogue: Catalogue, settings: Settings, drafts: int | None = None) -> Forecast:

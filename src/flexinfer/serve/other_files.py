@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from flexinfer.errors import ModelNotFoundError
-from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.errors import ModelFileError, ModelNotFoundError
+from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_adapter import check_adapter
 
 
@@ -23,6 +23,24 @@ def file_bytes(paths: Iterable[str]) -> int:
         except OSError as error:
             raise ModelNotFoundError(f"{path}: {error.strerror}; give another file") from error
     return total
+
+
+def projector_bytes(path: str | None) -> int:
+    """Of what reads images, if there is one.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFileError: it is broken, or another kind of file.
+    """
+    if path is None:
+        return 0
+    kind = read_catalogue(path).architecture
+    if kind != "clip":
+        raise ModelFileError(
+            f"{path} is no projector (its architecture is {kind}); give the mmproj file that was "
+            "made for this model"
+        )
+    return file_bytes([path])
 
 
 def adapter_bytes(paths: Sequence[str], model: Catalogue) -> int:

@@ -20,7 +20,7 @@ from flexinfer.serve.comforts import LARGEST_UBATCH
 from flexinfer.serve.drafting import Drafting, plan_drafting
 from flexinfer.serve.forecasts import check_served, forecast_of, rows_of_passes
 from flexinfer.serve.models import ModelFile
-from flexinfer.serve.other_files import adapter_bytes, file_bytes
+from flexinfer.serve.other_files import adapter_bytes, projector_bytes
 from flexinfer.serve.reserve import Sizes, Wish
 from flexinfer.serve.settings import Settings
 from flexinfer.serve.sizing import LARGEST_CONTEXT, decide
@@ -66,7 +66,7 @@ def plan_server(settings: Settings, catalogue: Catalogue) -> Planned:
         cache_mib=settings.flags.cache_mib,
         vectors=gives_vectors(settings.embeddings, settings.flags),
         lora=adapter_bytes(settings.lora, catalogue),
-        projector=file_bytes(() if settings.mmproj is None else (settings.mmproj,)),
+        projector=projector_bytes(settings.mmproj),
     )
     drafting = plan_drafting(settings, catalogue, wish)
     settings = drafting.beside(settings)

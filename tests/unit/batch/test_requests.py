@@ -61,3 +61,11 @@ def test_a_name_stands_for_one_line(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"cannot read .*nothing: No such file"):
         list(read_requests(tmp_path / "nothing"))
+
+
+def test_a_line_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("flexinfer.batch.requests._MOST_BYTES", 1 << 10)
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n" + b"\0" * 2048)
+    with pytest.raises(RequestError, match=r"line 2 of .* has more than 1\.00 KiB"):
+        list(read_requests(path))

@@ -46,6 +46,14 @@ def test_refused_by_name(name: str, key: str, value: float, tmp_path: Path) -> N
     assert "fetch or convert" in str(error.value)
 
 
+def test_a_kind_of_vocabulary_that_llama_cpp_lacks_is_named(tmp_path: Path) -> None:
+    model = copy.deepcopy(tiny.models()["llama-dense"])
+    model["metadata"]["tokenizer.ggml.model"] = ("STRING", "gpt9")
+    path = tiny.write_model(model, tmp_path / "model.gguf")
+    with pytest.raises(ModelFileError, match=r"no vocabulary of the kind 'gpt9'"):
+        check_parameters(read_catalogue(path))
+
+
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
