@@ -191,7 +191,7 @@ def started(case: Case, *words: object) -> subprocess.Popen[bytes]:
 
 def test_run_says_in_one_line_that_a_drive_failed(case: Case) -> None:
     """The model's own: rows of its embedding are read from there for every token."""
-    count = ("-n", 400)
+    count = ("-n", 200)
     alone = flexinfer(
         *("run", case.good, "-p", "one", "--temp", 0, "--weight-memory", "1MiB", "--ctx", 2048),
         *count,
