@@ -79,9 +79,10 @@ def check_parameters(catalogue: Catalogue) -> None:
 
 def _check_vocabulary(catalogue: Catalogue) -> None:
     name = catalogue.metadata.get("tokenizer.ggml.model")
-    if name is not None and name not in _VOCABULARIES:
+    # A list is no member of anything.
+    if name is not None and not (isinstance(name, str) and name in _VOCABULARIES):
         raise ModelFileError(
-            f"{catalogue.paths[0]}: llama.cpp has no vocabulary of the kind {name!r} "
+            f"{catalogue.paths[0]}: llama.cpp has no vocabulary of the kind {str(name)[:40]!r} "
             "(tokenizer.ggml.model); convert the model again, or take a later version of flexinfer"
         )
 

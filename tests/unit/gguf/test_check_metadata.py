@@ -46,11 +46,17 @@ def test_refused_by_name(name: str, key: str, value: float, tmp_path: Path) -> N
     assert "fetch or convert" in str(error.value)
 
 
-def test_a_kind_of_vocabulary_that_llama_cpp_lacks_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [(("STRING", "gpt9"), "'gpt9'"), (("UINT32", 5), "'5'"), (("[STRING", ["gpt2"]), "")],
+)
+def test_a_kind_of_vocabulary_that_llama_cpp_lacks_is_named(
+    tmp_path: Path, kind: tuple[str, object], shown: str
+) -> None:
     model = copy.deepcopy(tiny.models()["llama-dense"])
-    model["metadata"]["tokenizer.ggml.model"] = ("STRING", "gpt9")
+    model["metadata"]["tokenizer.ggml.model"] = kind
     path = tiny.write_model(model, tmp_path / "model.gguf")
-    with pytest.raises(ModelFileError, match=r"no vocabulary of the kind 'gpt9'"):
+    with pytest.raises(ModelFileError, match=f"no vocabulary of the kind {shown}"):
         check_parameters(read_catalogue(path))
 
 
