@@ -11,6 +11,10 @@ from flexinfer.planning.many import RowTimes
 _BELIEF = (3.0, 4.0)
 # Of what was seen, so much counts after one more pass.
 _KEPT = 0.85
+# Of the time of passes this share may be lost to drafts that are wrong.
+SHARE = 0.01
+# In times of a pass: what may be lost at first, and at most, after drafts that were right.
+FIRST, MOST = 2.0, 4.0
 # Passes without a draft after one that did not pay: at first, and at most.
 _PAUSE, _LONGEST_PAUSE = 4, 128
 # Tokens that are drafted to try again.
@@ -59,6 +63,11 @@ class PassTimes:
 class Policy:
     """Decides before each pass; rests where drafts lose, and tries again.
 
+    Nothing is drafted that could lose more than is left of what may be lost. So however wrong all
+    drafts are, they cost `SHARE` of the time of the passes, and `FIRST` passes once; after drafts
+    that were right, up to `MOST` passes. That is by the times of passes as they are known, and
+    without what a model that drafts takes to read what was written while it rested.
+
     Args:
         times: of passes.
         most: tokens that may be drafted at once.
@@ -74,11 +83,13 @@ class Policy:
         self.sequences = 1
         self._most = most
         self._right, self._tried = _BELIEF
+        # What may be lost, in times of a pass.
+        self._left = FIRST
         self._pause = _PAUSE
         self._resting = 0
 
     def __repr__(self) -> str:
-        return f"<Policy {self.acceptance:.0%} accepted, {self._resting} passes of rest>"
+        return f"<Policy {self.acceptance:.0%} accepted, {self._left:.2f} passes to lose>"
 
     @property
     def acceptance(self) -> float:
@@ -87,23 +98,43 @@ class Policy:
 
     def length(self) -> int:
         """How many tokens to draft for the next pass."""
+        self._left = min(self._left + SHARE, MOST)
         if self._resting:
             self._resting -= 1
-            return 0 if self._resting else min(_TRIAL, self._most)
-        rates = [self._tokens_a_time(drafted) for drafted in range(self._most + 1)]
-        best = next(n for n, rate in enumerate(rates) if rate >= NEARLY * max(rates))
+            return 0
+        best = self._best()
         if best:
-            self._pause = _PAUSE
-            return best
-        self._resting = self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        return 0
+            return self._longest(best, self._left)
+        trial = self._longest(_TRIAL, FIRST)
+        return trial if self._cost(trial) <= self._left else 0
 
     def note(self, drafted: int, accepted: int) -> None:
         """Take in that of `drafted` tokens the first `accepted` were right."""
-        if drafted:
-            self._right = _KEPT * self._right + accepted
-            self._tried = _KEPT * self._tried + accepted + (accepted < drafted)
+        if not drafted:
+            return
+        self._right = _KEPT * self._right + accepted
+        self._tried = _KEPT * self._tried + accepted + (accepted < drafted)
+        self._left += (accepted - self._cost(drafted)) / self.sequences
+        if self._best():
+            self._pause = _PAUSE
+        elif not self._resting:
+            self._resting = self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _best(self) -> int:
+        """The length that is expected to bring most a second; of nearly equals the least."""
+        rates = [self._tokens_a_time(drafted) for drafted in range(self._most + 1)]
+        return next(n for n, rate in enumerate(rates) if rate >= NEARLY * max(rates))
+
+    def _longest(self, drafted: int, cost: float) -> int:
+        """The longest draft of at most `drafted` tokens that costs no more."""
+        lengths = range(min(drafted, self._most), 0, -1)
+        return next((n for n in lengths if self._cost(n) <= cost), 0)
+
+    def _cost(self, drafted: int) -> float:
+        """What drafts of that length add to a pass, in times of a pass; wrong ones lose it."""
+        longer = self.times.of(self.sequences * (1 + drafted)) + drafted * self.token_us
+        return max(longer / self.times.of(self.sequences) - 1.0, 0.0)
 
     def _tokens_a_time(self, drafted: int) -> float:
         return expected_tokens(self.acceptance, drafted) / (
