@@ -83,6 +83,8 @@ def _fault(asked: Asked, status: int, headers: HTTPMessage, body: bytes) -> str 
         return f"{status}" if status >= 500 else None
     if status >= 400:
         return _refusal(status, body)
+    if status == 204:
+        return f"{len(body)} bytes beside 204" if body else None
     kind = headers.get_content_type()
     if kind == "text/event-stream":
         return _stream(body.decode())
