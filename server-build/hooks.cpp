@@ -59,6 +59,10 @@ constexpr int64_t PROBABILITY_BYTES = 512;
 constexpr int64_t TEXT_COST = 100;
 constexpr int64_t COPY_COST = 6;
 constexpr int64_t VALUE_COST = 128;
+// A schema becomes rules named after all keys above theirs: so much by byte of a key, and by value for
+// the names that llama.cpp gives, for each level of the deepest.
+constexpr int64_t NAME_COST = 6;
+constexpr int64_t NAME_BYTES = 2;
 constexpr int64_t LARGE = 1 << 20;
 // Bodies beyond it are received within `receive_bytes`; those below come on every thread at once.
 constexpr int64_t LARGE_BODY = 64 << 10;
@@ -110,6 +114,32 @@ thread_local counted * reading = nullptr;
 Gate gate, received;
 thread_local int64_t held = 0;
 
+// What the names of the rules take at most that schemas anywhere in a body become.
+int64_t names_cost(const std::string & body) {
+    int64_t depth = 0, deepest = 0, bytes = 0, length = 0;
+    bool quoted = false;
+    for (size_t at = 0; at < body.size(); at++) {
+        const char c = body[at];
+        if (quoted) {
+            quoted = c != '"';
+            length += quoted;
+            at += c == '\\';
+        } else if (c == '"') {
+            quoted = true;
+            length = 0;
+        } else if (c == ':') {
+            bytes += length + NAME_BYTES;
+        } else if (c == '[' || c == '{') {
+            deepest = std::max(deepest, ++depth);
+        } else if (c == ']' || c == '}') {
+            depth--;
+        } else if (c == ',') {
+            bytes += NAME_BYTES;
+        }
+    }
+    return NAME_COST * deepest * bytes;
+}
+
 int64_t cost_of(const server_http_req & req) {
     int64_t size = req.body.size(), values = 0;
     for (const auto & file : req.files) {
@@ -118,7 +148,7 @@ int64_t cost_of(const server_http_req & req) {
     for (const char c : req.body) {
         values += c == '[' || c == '{' || c == ',' || c == ':';
     }
-    return (flexinfer_hooks.text_bytes ? COPY_COST : TEXT_COST) * size + VALUE_COST * values;
+    return (flexinfer_hooks.text_bytes ? COPY_COST : TEXT_COST) * size + VALUE_COST * values + names_cost(req.body);
 }
 
 server_http_res_ptr refused(const std::string & message, const error_type type) {

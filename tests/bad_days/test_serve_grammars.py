@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -67,6 +68,17 @@ def test_a_request_is_refused_and_others_go_on(server: Served, name: str) -> Non
     assert server.complete(**ASKED)["tokens"] == expected
 
 
+@pytest.mark.parametrize(("key", "depth"), [("a", 3000), ("k" * 200, 100)])
+def test_a_schema_whose_names_would_not_fit_is_refused(
+    server: Served, key: str, depth: int
+) -> None:
+    schema = _nested(f'{{"type":"object","properties":{{"{key}":', "}}", depth)
+    body = f'{{"prompt":"O","n_predict":4,"json_schema":{schema}}}'
+    status, _, text = server.request("POST", "/completion", body.encode())
+    assert status == 400, text
+    assert "reading this request takes" in json.loads(text)["error"]["message"]
+
+
 def test_a_stream_ends_with_the_sentence(server: Served) -> None:
     with server.stream("/completion", {"prompt": "O", "grammar": _DOUBLING}) as answer:
         said = answer.read().decode()
@@ -74,10 +86,12 @@ def test_a_stream_ends_with_the_sentence(server: Served) -> None:
 
 
 def test_grammars_that_are_taken_still_hold(server: Served) -> None:
-    chosen = server.complete(prompt="O", grammar='root ::= ("yes" | "no") "!"', n_predict=20)
+    chosen = server.complete(
+        prompt="O", grammar='root ::= ("yes" | "no") "!"', n_predict=20, temperature=0
+    )
     assert chosen["content"] in ("yes!", "no!")
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
-    written = server.complete(prompt="O", json_schema=schema, n_predict=60)
+    written = server.complete(prompt="O", json_schema=schema, n_predict=200, temperature=0)
     assert written["content"].replace(" ", "").replace("\n", "") in ('{"a":1}', '{"a":2}')
     with ThreadPoolExecutor() as pool:
         both = [
