@@ -62,13 +62,15 @@ def command(
 
     with Results(out) as results:
         job = Job(source, results)
-        if job.left:
-            _answer(job, results, model, quiet=quiet, **options)
+        drafted = _answer(job, results, model, quiet=quiet, **options) if job.left else None
         job.finish()
-        _tell(job, results, as_json)
+        _tell(job, results, drafted, as_json)
 
 
-def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: Any) -> None:
+def _answer(
+    job: Job, results: Results, model: str, *, quiet: bool, **options: Any
+) -> dict[str, float] | None:
+    """Have a server of this process answer; returns what drafts came to, if there were any."""
     from flexinfer.serve.ending import Ending
 
     # Before libraries start threads, which would swallow signals.
@@ -93,7 +95,8 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
         if not quiet:
             for line in first_lines(plan):
                 log_line(line)
-            log(str(sizes))
+            for line in (*sizes.said, str(sizes)):
+                log(line)
             threading.Thread(target=_watch, args=(job, watching), daemon=True).start()
         url = f"http://127.0.0.1:{port}"
         ends: Any = {"stopped": lambda: server.stopping, "over": server.stop}
@@ -104,6 +107,7 @@ def _answer(job: Job, results: Results, model: str, *, quiet: bool, **options: A
         until_lost(server.run)
     finally:
         watching.set()
+    return server.drafted()
 
 
 def _flags(job: Job, catalogue: Catalogue) -> tuple[str, ...]:
@@ -128,12 +132,17 @@ def _watch(job: Job, over: threading.Event) -> None:
             status.update(job.progress.line(time.monotonic()))
 
 
-def _tell(job: Job, results: Results, as_json: bool) -> None:
+def _tell(job: Job, results: Results, drafted: dict[str, float] | None, as_json: bool) -> None:
     now = time.monotonic()
     if as_json:
-        say(json.dumps(job.summary(now), indent=2))
+        say(json.dumps(job.summary(now) | ({"drafts": drafted} if drafted else {}), indent=2))
     else:
         log(job.progress.line(now))
+        if drafted:
+            log(
+                f"{drafted['accepted']} of {drafted['drafted']} drafted tokens accepted, "
+                f"{drafted['tokens_per_pass']:.2f} tokens a pass"
+            )
     missing = job.total - len(results)
     if missing:
         left = f"{missing} of {job.total} requests are left"
