@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flexinfer.batch.job import Job
     from flexinfer.batch.results import Results
     from flexinfer.gguf.catalogue import Catalogue
+    from flexinfer.serve.drafts import ServedDrafts
     from flexinfer.serve.models import ServedModel
 
 # llama.cpp's server says errors only: it is not what was asked to run.
@@ -62,14 +63,14 @@ def command(
 
     with Results(out) as results:
         job = Job(source, results)
-        drafted = _answer(job, results, model, quiet=quiet, **options) if job.left else None
+        drafts = _answer(job, results, model, quiet=quiet, **options) if job.left else None
         job.finish()
-        _tell(job, results, drafted, as_json)
+        _tell(job, results, drafts, as_json)
 
 
 def _answer(
     job: Job, results: Results, model: str, *, quiet: bool, **options: Any
-) -> dict[str, float] | None:
+) -> ServedDrafts | None:
     """Have a server of this process answer; returns what drafts came to, if there were any."""
     from flexinfer.serve.ending import Ending
 
@@ -107,7 +108,7 @@ def _answer(
         until_lost(server.run)
     finally:
         watching.set()
-    return server.drafted()
+    return server.drafts
 
 
 def _flags(job: Job, catalogue: Catalogue) -> tuple[str, ...]:
@@ -132,17 +133,15 @@ def _watch(job: Job, over: threading.Event) -> None:
             status.update(job.progress.line(time.monotonic()))
 
 
-def _tell(job: Job, results: Results, drafted: dict[str, float] | None, as_json: bool) -> None:
+def _tell(job: Job, results: Results, drafts: ServedDrafts | None, as_json: bool) -> None:
     now = time.monotonic()
     if as_json:
-        say(json.dumps(job.summary(now) | ({"drafts": drafted} if drafted else {}), indent=2))
+        counted = {} if drafts is None else {"drafts": drafts.document}
+        say(json.dumps(job.summary(now) | counted, indent=2))
     else:
         log(job.progress.line(now))
-        if drafted:
-            log(
-                f"{drafted['accepted']} of {drafted['drafted']} drafted tokens accepted, "
-                f"{drafted['tokens_per_pass']:.2f} tokens a pass"
-            )
+        if drafts is not None:
+            log(str(drafts.stats))
     missing = job.total - len(results)
     if missing:
         left = f"{missing} of {job.total} requests are left"
