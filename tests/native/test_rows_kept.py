@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.architectures import tiny
 from support.quantised import quantised
+from support.real_model import instruct_model, real_model
 from support.rows import one_by_one, open_rows, some_tokens, together
 from support.tiny_model import TinyModel
 
@@ -91,11 +92,11 @@ def test_sliding_windows_and_other_architectures(
         assert_kept(llm, (505,), FEW)
 
 
-@pytest.mark.parametrize("variable", ["FLEXINFER_TEST_INSTRUCT_MODEL", "FLEXINFER_TEST_K_M_MODEL"])
-def test_a_real_model(variable: str) -> None:
-    path = os.environ.get(variable)
-    if not path:
-        pytest.skip(f"{variable} names no model; give the path of a real one to test it")
+@pytest.mark.parametrize("fetched", [real_model, instruct_model])
+def test_a_real_model(fetched: Callable[[], Path | None]) -> None:
+    path = fetched()
+    if path is None:
+        pytest.skip("the real model is not here; fetch it with: python -m support.real_model")
     for repack in (False, True):
         with open_rows(path, "64MiB", repack=repack) as llm:
             assert_kept(llm, (505,), FEW)

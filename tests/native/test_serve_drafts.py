@@ -13,6 +13,7 @@ import pytest
 from support.architectures import tiny
 from support.drafted_answers import BY_MODEL, PROMPT, TOKENS, answered, asked, write_small
 from support.quantised import quantised
+from support.real_model import real_model
 from support.served import serving
 from support.tiny_model import TinyModel
 
@@ -23,6 +24,9 @@ from flexinfer.serve.settings import Settings
 
 DATA = Path(str(files("flexinfer") / "data"))
 SIZES = ("--ctx", 640, "--ubatch", 64, "--threads", 2, "--slots", 1)
+# Whatever followed a token before, which is often wrong.
+BY_TEXT = ("--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", 1)
+BY_TEXT += ("--spec-ngram-simple-size-m", 6)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,20 @@ def test_drafts_of_a_model_change_no_bit(target: Path, stranger: Path, repack: s
         assert memory["used"] <= memory["budget"]
     # Of its own greedy answer nearly all are right, of the sampled one few.
     assert rights[0] > 0.1 > rights[1]
+
+
+def test_drafts_change_no_bit_of_a_real_model() -> None:
+    model = real_model()
+    if model is None:
+        pytest.skip("the real model is not here; fetch it with: python -m support.real_model")
+    sizes = (model, *SIZES, "--weight-memory", "100MiB", "--repack")
+    over = 256 - TOKENS // 2
+    with serving(*sizes, "--", "--swa-full") as served:
+        expected = answered(served, over)
+    with serving(*sizes, "--", "--swa-full", *BY_TEXT) as served:
+        assert answered(served, over) == expected
+        drafts = served.stats["drafts"]
+    assert 0 < drafts["accepted"] < drafts["drafted"]
 
 
 def test_probabilities_are_told_of_each_token(target: Path) -> None:
