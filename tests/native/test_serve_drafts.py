@@ -25,8 +25,10 @@ from flexinfer.serve.settings import Settings
 DATA = Path(str(files("flexinfer") / "data"))
 SIZES = ("--ctx", 640, "--ubatch", 64, "--threads", 2, "--slots", 1)
 # Whatever followed a token before, which is often wrong.
-BY_TEXT = ("--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", 1)
-BY_TEXT += ("--spec-ngram-simple-size-m", 6)
+BY_TEXT = (
+    *("--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", 1),
+    *("--spec-ngram-simple-size-m", 6),
+)
 
 
 @pytest.fixture(scope="module")
