@@ -12,6 +12,7 @@ from flexinfer.machine.machine import Machine
 from flexinfer.memory.ledger import Ledger
 from flexinfer.planning import planner
 from flexinfer.serve.document import page
+from flexinfer.serve.drafts import ServedDrafts
 from flexinfer.serve.figures import figures, metrics
 from flexinfer.serve.models import ServedModel
 from flexinfer.serve.tensors import located, tensors
@@ -27,7 +28,7 @@ class Routes:
 
     Args:
         about: what was decided for the server itself, beside the plan of the model.
-        drafted: what drafts came to; None where there are none.
+        drafts: what they came to; None where there are none.
     """
 
     def __init__(
@@ -35,12 +36,12 @@ class Routes:
         model: Callable[[], ServedModel],
         ledger: Ledger,
         about: dict[str, Any],
-        drafted: Callable[[], dict[str, float] | None] = lambda: None,
+        drafts: ServedDrafts | None = None,
     ) -> None:
         self._model = model
         self._ledger = ledger
         self._about = about
-        self._drafted = drafted
+        self._drafts = drafts
         self._known: dict[str, Callable[[str], dict[str, Any]]] = {
             "GET /engine/plan": lambda body: self._plan(),
             "GET /engine/stats": self._stats,
@@ -69,7 +70,8 @@ class Routes:
         return {**self._figures(), **json.loads(counted or "{}")}
 
     def _figures(self) -> dict[str, Any]:
-        return figures(self._model(), self._ledger, self._drafted())
+        drafts = None if self._drafts is None else self._drafts.document
+        return figures(self._model(), self._ledger, drafts)
 
     def _plan(self) -> dict[str, Any]:
         plan = self._model().plan

@@ -61,6 +61,9 @@ class Server:
         ending: of the process, begun before anything was computed.
         tell: is told what changes while it serves: a budget that follows the machine, a drive that
             fails and is left aside.
+
+    Attributes:
+        drafts: what they came to; None where there are none.
     """
 
     def __init__(
@@ -95,7 +98,8 @@ class Server:
             lambda: self._model().engine.stats,
             lambda: self._models.beside_bytes,
         )
-        self._routes = Routes(self._model, self._ledger, told, self._drafted)
+        self.drafts = self._drafts if planned.drafting.flags.drafts else None
+        self._routes = Routes(self._model, self._ledger, told, self.drafts)
 
     def run(self) -> int:
         """Serve until a signal ends it; returns the exit status.
@@ -216,11 +220,6 @@ class Server:
     def verified(self, drafted: int, accepted: int) -> None:
         self._drafts.verified(drafted, accepted)
 
-    @property
-    def drafts(self) -> ServedDrafts | None:
-        """What drafts came to; None where there are none."""
-        return self._drafts if self._planned.drafting.flags.drafts else None
-
     def answer(self, route: str, body: str) -> tuple[int, str, str]:
         return self._routes.answer(route, body)
 
@@ -238,9 +237,6 @@ class Server:
         """The plan of the model that answers is made: now what it left aside is spoken for."""
         sizes = self._planned.sizes
         self._ledger.charge(ACCOUNT, sizes.reserve - sizes.adapters - sizes.draft)
-
-    def _drafted(self) -> dict[str, float] | None:
-        return None if self.drafts is None else self.drafts.document
 
     def _model(self) -> ServedModel:
         if self._models.main is None:
