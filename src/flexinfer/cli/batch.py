@@ -94,10 +94,8 @@ def _answer(
     def started(served: ServedModel, port: int) -> None:
         sizes, plan = planned.sizes, served.plan
         if not quiet:
-            for line in first_lines(plan):
+            for line in (*first_lines(plan), *sizes.said, str(sizes)):
                 log_line(line)
-            for line in (*sizes.said, str(sizes)):
-                log(line)
             threading.Thread(target=_watch, args=(job, watching), daemon=True).start()
         url = f"http://127.0.0.1:{port}"
         ends: Any = {"stopped": lambda: server.stopping, "over": server.stop}
