@@ -3,7 +3,8 @@
     python benchmarks/prompt.py MODEL --tokens 2000 --share 25
 
 `--share` caps locked weights and window at so many percent of the weights; KV cache and compute
-buffers come on top, as they do for llama.cpp. Both take turns in processes of their own.
+buffers come on top, as they do for llama.cpp. Both take turns in processes of their own, which stay
+open if there is memory for both; else each is opened for its turn and computes three prompts in it.
 """
 
 from __future__ import annotations
