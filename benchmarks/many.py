@@ -6,7 +6,9 @@ The bound of n slots is ``n / max(C(n), S(n) / B)``. For each n there is one `fl
 group of the budget's size; its engine counts tokens between two ends of passes at which all streams
 were decoding. C(n) is llama.cpp's own decoding of n rows with the same kernels and all weights in
 memory, B our reader with nothing computed, before and after each server; S(n) what the server's
-plan streams a pass. `predicted` is what `flexinfer plan --slots` said before. For the numbers in
+plan streams a pass. `with packing, asking` is that bound where packing what streams and what its
+reads ask of the processors come on top of C(n), at the rates of the plan. `predicted` is what
+`flexinfer plan --slots` said before. For the numbers in
 `--plain` llama.cpp's server with mmap runs in the same group, and with `--mmap` one stream of
 llama.cpp.
 """
@@ -79,10 +81,11 @@ def main(
     reached: dict[int, float] = {}
     if slots:
         click.echo(
-            "| slots | C(n) ms | S(n) | B GB/s | bound tok/s | predicted | reached | of bound "
-            "| of prediction | computed ms | waited ms | drive at rest ms | read | passes |"
+            "| slots | C(n) ms | S(n) | B GB/s | bound tok/s | with packing, asking | predicted "
+            "| reached | of bound | of prediction | computed ms | waited ms | drive at rest ms | read "
+            "| passes |"
         )
-        click.echo(f"|{14 * '---|'}")
+        click.echo(f"|{15 * '---|'}")
         with setup.plain(kv_type) as beside:
             for _ in range(rounds):
                 for number in map(int, slots.split(",")):
@@ -111,6 +114,7 @@ def _row(number: int, found: dict[str, Any]) -> str:
         format_size(found["streamed_bytes"]),
         f"{found['drive_rate'] / 1e9:.2f}",
         f"{bound:.3f}",
+        f"{found['busy_bound_tok_s']:.3f}",
         f"{predicted:.3f}",
         f"{rate:.3f}",
         f"{rate / bound:.3f}",

@@ -35,6 +35,7 @@ from flexinfer.bench.streams import (
 from flexinfer.bench.turns import Worker
 from flexinfer.errors import EngineError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
+from flexinfer.planning.rates import Rates
 
 FLEXINFER = (sys.executable, "-m", "flexinfer")
 _PLAIN = (sys.executable, "-m", "flexinfer.bench.plain_server")
@@ -93,12 +94,15 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
             found = written(setup, ready["address"], streams, counted)
             plan = ask(ready["address"], "/engine/plan")
     drive = (before + drive_rate(setup)) / 2
-    pass_s = max(compute, plan["streamed_bytes"] / drive)
+    reading = plan["streamed_bytes"] / drive
+    rates = Rates.from_json(plan["rates"])
+    more = plan["streamed_bytes"] * (rates.asking + (1 / rates.packing if rates.packing else 0.0))
     return {
         "compute_s": compute,
         "drive_rate": drive,
         "streamed_bytes": plan["streamed_bytes"],
-        "bound_tok_s": streams / pass_s,
+        "bound_tok_s": streams / max(compute, reading),
+        "busy_bound_tok_s": streams / max(compute + more, reading),
         "predicted_tok_s": predicted,
         "tok_s": found.tok_s,
         "passes": found.passes,

@@ -150,8 +150,9 @@ class Engine:
             return
         seconds = one.compute_s + one.wait_s + one.away_s
         if rows == 1 or self.keeps is Keep.NEVER:  # kept ones cost more than several sequences'
-            seen, read = self.observed, one.read_bytes
-            seen.note(rows, seconds, one.wait_s, one.idle_s, read, one.away_s, one.packing_s)
+            read, asked = one.read_bytes, one.read_bytes * self.storage.plan.rates.asking
+            taken = (one.wait_s, one.idle_s, read, one.away_s, one.packing_s, asked)
+            self.observed.note(rows, seconds, *taken)
         if self._window is not None:
             window = self._window.observe(rows, seconds, one.wait_s, one.idle_s)
             if window is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flexinfer.planning.pass_time import PassTime
 from flexinfer.planning.rates import Rates
 from flexinfer.planning.split import Split
 from flexinfer.planning.weights import ON_DEMAND, Use, Weight, group_bytes, piece_cost
@@ -19,8 +20,6 @@ from flexinfer.sizes import format_figure, format_size
 MIN_UBATCH = 32
 # A plan does not cut the context below this one, unless it is told to.
 LEAST_CONTEXT = 512
-# Of the time in which a step computes, so much is lost to reading beside it.
-_LOST_BESIDE = 0.15
 
 
 @dataclass(frozen=True)
@@ -166,10 +165,9 @@ class Plan:
         ``1 / (C + S / B)`` where nothing is read ahead. C has what packing takes. Seconds elsewhere
         come on top; meanwhile the window is filled.
         """
-        compute = self.rates.compute_s + self.packing_s
-        streamed = self.reading_s
-        slowest = max(compute, streamed) if self.lookahead else compute + streamed
+        slowest = self.pass_time.least
         if self.expert_window:
+            compute = self.rates.compute_s + self.packing_s
             # A layer's experts are known only after its router: nothing else hides their reading.
             work = sum(weight.token_bytes for weight in self.weights)
             chosen = sum(weight.token_bytes for weight in self.weights if self.by_expert(weight))
@@ -191,17 +189,19 @@ class Plan:
         return max(self.streamed_bytes / self.rates.drive - ahead, 0.0)
 
     @property
-    def expected_tok_s(self) -> float:
-        """The bound, less what reading loses to the computing beside it.
+    def pass_time(self) -> PassTime:
+        """What a token's pass consists of, but for what passes elsewhere."""
+        asking = self.streamed_bytes * self.rates.asking
+        return PassTime(
+            self.rates.compute_s, self.reading_s, self.packing_s, asking, self.lookahead
+        )
 
-        Cores and memory serve both: reading took 7 to 23 % of a step's computing longer than the
-        bound says, at three budgets of a 7B model on two cores.
-        """
-        bound = self.bound_tok_s
-        if not self.lookahead or not self.streamed_bytes or self.expert_window:
-            return bound
-        reading = self.reading_s + _LOST_BESIDE * self.rates.compute_s
-        return min(bound, 1.0 / (reading + self.away_s))
+    @property
+    def expected_tok_s(self) -> float:
+        """The bound, less what reading and computing cost each other."""
+        if self.expert_window or not self.streamed_bytes:
+            return self.bound_tok_s
+        return 1.0 / (self.pass_time.expected + self.away_s)
 
     @property
     def computed(self) -> str:

@@ -27,6 +27,8 @@ class Rates:
         source: "probe", "passes", "given", or "assumed" for small models.
         kernels: the set that these are of.
         packing: bytes/s at which what streams is packed; 0: nothing is packed.
+        asking: seconds a byte that reading it takes from computing; 0: others than those who
+            compute do it.
         drives: where several hold the model, each with its share.
     """
 
@@ -35,6 +37,7 @@ class Rates:
     source: str
     kernels: Kernels = Kernels.PLAIN
     packing: float = 0.0
+    asking: float = 0.0
     drives: tuple[DriveShare, ...] = ()
 
     @property

@@ -56,12 +56,14 @@ class DriveRate:
         threads, piece: with which it gave it; pieces in bytes.
         source: "measured" now, "remembered", "limited" by the process's control group, "assumed",
             or "passes" of a large model.
+        cpu: processor seconds that reading a byte takes; 0 where nobody knows.
     """
 
     rate: float
     threads: int
     piece: int
     source: str
+    cpu: float = 0.0
 
 
 class OpenReader(Protocol):
@@ -125,8 +127,9 @@ def _recall(memory: Remembered, key: str) -> DriveRate | None:
     entry = memory.get(key) or {}
     with suppress(TypeError, ValueError, KeyError):
         rate, threads, piece = float(entry["rate"]), int(entry["threads"]), int(entry["piece"])
-        if 0 < rate < math.inf and (threads, piece) in CANDIDATES:
-            return DriveRate(rate, threads, piece, "remembered")
+        cpu = float(entry["cpu"])
+        if 0 < rate < math.inf and 0 <= cpu < math.inf and (threads, piece) in CANDIDATES:
+            return DriveRate(rate, threads, piece, "remembered", cpu)
     return None
 
 
@@ -153,10 +156,11 @@ def measure(
             reader = opener(paths, threads=threads, piece=piece)
             try:
                 rate = _rate(reader, arena, file, sizes[file], clock)
+                cpu = sum(use.cpu_s for use in reader.drives) / max(reader.bytes_read, 1)
             finally:
                 reader.close()
             if best is None or rate > best.rate * _CLEARLY:
-                best = DriveRate(rate, threads, piece, "measured")
+                best = DriveRate(rate, threads, piece, "measured", cpu)
     finally:
         arena.close()
     assert best is not None

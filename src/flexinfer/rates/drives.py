@@ -42,6 +42,11 @@ class CopyRates:
         return sum(copy.rate.rate for copy in self.copies)
 
     @property
+    def cpu(self) -> float:
+        """Processor seconds that reading a byte takes, of which each drive gives its share."""
+        return sum(copy.rate.rate * copy.rate.cpu for copy in self.copies) / self.rate
+
+    @property
     def shares(self) -> tuple[DriveShare, ...]:
         """Of each drive, where there are several."""
         if len(self.copies) == 1:

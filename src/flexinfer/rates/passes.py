@@ -31,6 +31,7 @@ class Observed:
         nbytes: int,
         away: float = 0.0,
         packing: float = 0.0,
+        asking: float = 0.0,
     ) -> None:
         """Take in one pass.
 
@@ -42,13 +43,15 @@ class Observed:
             nbytes: that were read.
             away: in which only other devices computed.
             packing: in which it packed what it had waited for.
+            asking: that its reads took from those who compute, had these been at it all the time.
         """
         limited = waited > _WAITED * seconds
         # Where packing, reading and computing share the processors, a pass that waits long for the
         # drive takes several times as long to compute as one that does not.
         if rows <= _MOST_ROWS and not (packing and limited):
             times = self._computed.setdefault(rows, deque(maxlen=_KEPT))
-            times.append(seconds - waited - away - packing)
+            computed = seconds - waited - away
+            times.append(computed - packing - asking * computed / max(seconds, 1e-9))
         if rows == 1:
             self._away.append(away)
         if limited and seconds > idle:

@@ -30,7 +30,8 @@ _CACHED = 0.95
 # After a model's key: what passes of several rows took.
 _ROWS = " by rows"
 # A thread that packs what it read reads nothing meanwhile, longest while all processors compute:
-# others have to keep the drive busy, in smaller pieces so that as many bytes are under way.
+# others have to keep the drive busy, in smaller pieces so that as many bytes are under way. A byte
+# then takes as many times as long from the processors: what costs is asking, not bytes.
 _PACKING = 2
 
 
@@ -92,15 +93,18 @@ def measure_rates(
     if total < _SMALLEST:
         seconds = total / _ASSUMED_COMPUTE
         return list(weights), Rates(drives.rate, seconds, "assumed", kernels, drives=drives.shares)
+    full = fills_processors(cores)
     rates = type_rates(work, cores, kernels)
     timed = time_each(weights, catalogue.types, {name: found.row for name, found in rates.items()})
     # Where no processor is spare, the thread that waits for a weight packs it.
-    packing = packing_rate(work, rates, 1 if fills_processors(cores) else cores)
+    packing = packing_rate(work, rates, 1 if full else cores)
+    calls = _PACKING if kernels is Kernels.PACKED else 1
+    asking = drives.cpu * calls / cores if full else 0.0
     known = (Remembered().get(_key(catalogue, cores, kernels, part)) or {}).get("compute_s")
     if isinstance(known, float) and 0 < known < math.inf:
-        return timed, Rates(drives.rate, known, "passes", kernels, packing, drives.shares)
+        return timed, Rates(drives.rate, known, "passes", kernels, packing, asking, drives.shares)
     seconds = sum(weight.compute_s for weight in timed)
-    return timed, Rates(drives.rate, seconds, "probe", kernels, packing, drives.shares)
+    return timed, Rates(drives.rate, seconds, "probe", kernels, packing, asking, drives.shares)
 
 
 def time_each(

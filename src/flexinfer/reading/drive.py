@@ -34,6 +34,7 @@ class Drive:
 
     Attributes:
         bytes_read: that arrived so far.
+        cpu_s: processor seconds that the reads of its threads took.
         pace: seconds that a byte takes in one of its reads, of the last reads.
         failure: why it is left aside; None as long as it is read.
     """
@@ -47,6 +48,7 @@ class Drive:
         self.threads = threads
         self.piece = piece
         self.bytes_read = 0
+        self.cpu_s = 0.0
         self.pace = threads / rate
         self.failure: ReadError | None = None
         self._bounce_lock = threading.Lock()
@@ -68,11 +70,13 @@ class Drive:
 
     @property
     def use(self) -> DriveUse:
-        return DriveUse(self.path, self.bytes_read, str(self.failure) if self.failure else None)
+        failure = str(self.failure) if self.failure else None
+        return DriveUse(self.path, self.bytes_read, failure, self.cpu_s)
 
-    def note(self, nbytes: int, seconds: float) -> None:
-        """Take in one read of the threads."""
+    def note(self, nbytes: int, seconds: float, cpu_s: float = 0.0) -> None:
+        """Take in one read of the threads, and the processor seconds that it took."""
         self.bytes_read += nbytes
+        self.cpu_s += cpu_s
         if nbytes:
             self.pace += _NEWEST * (max(seconds, _LEAST_SECONDS) / nbytes - self.pace)
 

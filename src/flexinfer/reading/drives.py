@@ -47,10 +47,10 @@ class Drives:
     def bytes_read(self) -> int:
         return sum(drive.bytes_read for drive in self.all)
 
-    def count(self, drive: Drive, nbytes: int, seconds: float) -> None:
+    def count(self, drive: Drive, nbytes: int, seconds: float, cpu_s: float = 0.0) -> None:
         """Note a read of bytes that arrived."""
         with self._lock:
-            drive.note(nbytes, seconds)
+            drive.note(nbytes, seconds, cpu_s)
 
     def portion(self, drive: Drive, outstanding: int, most: int) -> int:
         """Bytes that `drive` may take at once of what comes next; 0: the others end sooner.

@@ -22,12 +22,13 @@ Treatment = Callable[[], None]
 class DriveUse:
     """What a drive did for a model: bytes that arrived, and why it was left aside, if it was.
 
-    `path` is that of its first file.
+    `path` is that of its first file; `cpu_s` are the processor seconds that transfers took.
     """
 
     path: str
     bytes_read: int
     failure: str | None = None
+    cpu_s: float = 0.0
 
 
 class Transfer:

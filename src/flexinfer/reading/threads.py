@@ -134,18 +134,20 @@ class ReadThreads:
         self.join(_EXIT_SECONDS)
 
     def _serve(self, drive: Drive) -> None:
+        worked = time.thread_time()
         while self.queue.get():
             piece = self._take(drive)
             if piece is None:
                 if drive.failure is not None:
                     break
                 continue
-            error = None if piece.transfer.error is not None else self._read(drive, piece)
+            error = None if piece.transfer.error is not None else self._read(drive, piece, worked)
             if error is not None and self.drives.leave_aside(drive, error):
                 self._put_back(self._urgent, piece)  # it waited for its turn already
                 break
             self._done(piece, error)
             del piece, error
+            worked = time.thread_time()
         self._end_thread()
 
     def _take(self, drive: Drive) -> Piece | None:
@@ -170,7 +172,8 @@ class ReadThreads:
         line.appendleft(piece)
         self.queue.put(True)
 
-    def _read(self, drive: Drive, piece: Piece) -> ReadError | None:
+    def _read(self, drive: Drive, piece: Piece, worked: float) -> ReadError | None:
+        """Read a piece; this thread had `worked` for so many seconds before it was asked for it."""
         piece.transfer.begun = True
         began = time.perf_counter()
         try:
@@ -183,7 +186,8 @@ class ReadThreads:
             error = ReadError(f"{drive.path}: {failure}")
             error.__cause__ = failure
             return error
-        self.drives.count(drive, count, time.perf_counter() - began)
+        cpu_s = time.thread_time() - worked
+        self.drives.count(drive, count, time.perf_counter() - began, cpu_s)
         return None
 
     def _end_thread(self) -> None:

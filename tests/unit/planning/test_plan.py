@@ -67,6 +67,10 @@ def test_what_to_expect_is_the_bound_less_what_reading_loses_to_computing() -> N
     assert computing.expected_tok_s == computing.bound_tok_s == pytest.approx(1 / 0.8)
     one_after_the_other = replace(reading, lookahead=False)
     assert one_after_the_other.expected_tok_s == pytest.approx(1 / 1.8)
+    # Reading a byte takes as long from computing as a quarter of reading it from the drive.
+    asking = replace(reading, rates=Rates(4.0 * MIB, 0.8, "given", asking=1 / (16 * MIB)))
+    assert asking.bound_tok_s == computing.bound_tok_s
+    assert asking.expected_tok_s == pytest.approx(1 / 0.925)
     resident = replace(reading, locked_rows=tuple(weight.rows for weight in reading.weights))
     assert resident.expected_tok_s == pytest.approx(1 / 0.8)
 

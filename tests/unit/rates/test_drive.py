@@ -19,7 +19,7 @@ from flexinfer.rates.drive import (
     remember_drive,
 )
 from flexinfer.reading.drive import DEFAULT_PIECE, DEFAULT_THREADS
-from flexinfer.reading.reader import CLOSE_SECONDS, Reader, Transfer, Treatment
+from flexinfer.reading.reader import CLOSE_SECONDS, DriveUse, Reader, Transfer, Treatment
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 MIB = 1 << 20
@@ -49,13 +49,17 @@ class FakeDrive:
 
 class _FakeReader:
     alignment = 4096
-    bytes_read = 0
     busy_s = 0.0
-    drives = ()
 
     def __init__(self, drive: FakeDrive, rate: float) -> None:
         self.drive = drive
         self.rate = rate
+        self.bytes_read = 0
+
+    @property
+    def drives(self) -> tuple[DriveUse, ...]:
+        """Each byte takes a processor a tenth as long as the drive."""
+        return (DriveUse("", self.bytes_read, cpu_s=self.bytes_read / self.rate / 10),)
 
     def span(self, file: int, offset: int, length: int) -> tuple[int, int]:
         raise AssertionError
@@ -71,6 +75,7 @@ class _FakeReader:
         treat: Treatment | None = None,
     ) -> Transfer:
         self.drive.now += len(view) / self.rate
+        self.bytes_read += len(view)
         self.drive.starts.append(start)
         self.drive.files.add(file)
         transfer = Transfer()
@@ -117,6 +122,7 @@ def test_takes_the_default_unless_another_is_clearly_faster(
     found = measure([model], opener=drive, clock=drive.clock)
     assert (found.threads, found.piece) == CANDIDATES[best]
     assert found.rate == pytest.approx(rates[best])
+    assert found.cpu == pytest.approx(0.1 / rates[best])
     assert found.source == "measured"
     assert drive.opened == list(CANDIDATES)
     assert drive.closed == len(CANDIDATES)
@@ -185,7 +191,8 @@ def test_answer_is_remembered(model: str, tmp_path: Path) -> None:
     again = drive_rate([model], folder=tmp_path / "cache", opener=drive, clock=drive.clock)
     assert first.source == "measured"
     assert again.source == "remembered"
-    assert (again.threads, again.piece, again.rate) == (first.threads, first.piece, first.rate)
+    assert again == replace(first, source="remembered")
+    assert again.cpu > 0
     assert len(drive.opened) == len(CANDIDATES)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["rates.json"]
 
@@ -198,6 +205,8 @@ def test_answer_is_remembered(model: str, tmp_path: Path) -> None:
         lambda entry: entry.update(rate=-1),
         lambda entry: entry.update(threads="many"),
         lambda entry: entry.update(threads=77),
+        lambda entry: entry.update(cpu=-1),
+        lambda entry: entry.pop("cpu"),
         lambda entry: entry.clear(),
     ],
 )
@@ -260,4 +269,5 @@ def test_real_reader_is_measured(tmp_path: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, 64 * MIB)
     found = measure([str(path)])
     assert found.rate > 0
+    assert 0 < found.cpu < 1e-6
     assert found.source == "measured"

@@ -12,6 +12,7 @@ from support.machines import FINE
 from support.weights import MIB
 
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
+from flexinfer.gguf.estimate import estimate_weights
 from flexinfer.gguf.types import QUANT_TYPES
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.weights import Use, Weight
@@ -19,7 +20,7 @@ from flexinfer.rates.by_type import packing_rate, type_rates, work_by_type
 from flexinfer.rates.drive import DriveRate
 from flexinfer.rates.drives import Copy, CopyRates
 from flexinfer.rates.kernels import faster, kernels_for
-from flexinfer.rates.rates import open_model
+from flexinfer.rates.rates import measure_rates, open_model
 from flexinfer.rates.type_rates import Product, TypeRates
 
 KINDS = {kind.name: kind for kind in QUANT_TYPES.values()}
@@ -116,6 +117,23 @@ def test_threads_that_also_pack_are_twice_as_many(
     drives = CopyRates((Copy(large.paths, DriveRate(1e9, 4, 4 << 20, "measured")),))
     with closing(open_model(large, drives, kernels, resident=False)) as reader:
         assert f"{threads} x {(16 << 20) // threads} bytes" in repr(reader)
+
+
+def test_what_reading_takes_is_shared_by_the_processors_that_compute(
+    probes: Probes, large: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = [DriveRate(3e9, 4, 4 << 20, "measured", 1e-10), DriveRate(1e9, 4, 4 << 20, "", 3e-10)]
+    drives = CopyRates(tuple(Copy(large.paths, rate) for rate in rates))
+    assert drives.cpu == pytest.approx(1.5e-10), "three bytes of one, one of the other"
+    weights = estimate_weights(large, 2)
+    monkeypatch.setattr("flexinfer.rates.rates.fills_processors", lambda threads: threads == 2)
+    spare, full = (
+        measure_rates(large, weights, drives, cores, Kernels.PLAIN)[1] for cores in (1, 2)
+    )
+    assert spare.asking == 0.0
+    assert full.asking == pytest.approx(0.75e-10)
+    packed = measure_rates(large, weights, drives, 2, Kernels.PACKED)[1]
+    assert packed.asking == pytest.approx(1.5e-10), "in pieces half as large"
 
 
 def test_the_choice_is_the_files_and_the_processors(

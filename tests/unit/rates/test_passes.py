@@ -38,6 +38,15 @@ def test_packing_is_no_computing() -> None:
     assert observed.compute_s == pytest.approx(0.5)
 
 
+def test_what_reading_takes_while_all_compute_is_no_computing() -> None:
+    busy, waiting = Observed(), Observed()
+    for _ in range(4):
+        busy.note(32, 2.0, 0.0, 0.0, 10**9, packing=0.5, asking=0.25)
+        waiting.note(1, 2.0, 1.5, 0.0, 10**9, asking=0.25)
+    assert busy.by_rows == {32: pytest.approx(1.25)}
+    assert waiting.compute_s == pytest.approx(0.4375), "it reads most while nobody computes"
+
+
 def test_computing_beside_packing_counts_where_the_drive_was_not_the_limit() -> None:
     observed = Observed()
     for packing in (0.3,) * 4 + (0.0,) * 3:

@@ -17,6 +17,7 @@ from flexinfer.memory.pages import Arena
 from flexinfer.reading.drive import Drive, open_drive
 from flexinfer.reading.drives import Drives
 from flexinfer.reading.file_reader import FileReader, read_from
+from flexinfer.reading.reader import DriveUse
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 MIB = 1 << 20
@@ -253,6 +254,7 @@ def test_a_pace_follows_what_reads_take() -> None:
     drive = Drive([], threads=4, piece=4 * MIB, rate=400e6)
     assert drive.rate == pytest.approx(400e6)
     for _ in range(60):
-        drive.note(MIB, MIB / 25e6)
+        drive.note(MIB, MIB / 25e6, 0.5)
     assert drive.rate == pytest.approx(100e6, rel=0.01)
     assert drive.bytes_read == 60 * MIB
+    assert drive.use == DriveUse("", 60 * MIB, cpu_s=30.0)
