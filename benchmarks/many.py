@@ -82,8 +82,8 @@ def main(
     if slots:
         click.echo(
             "| slots | C(n) ms | S(n) | B GB/s | bound tok/s | with packing, asking | predicted "
-            "| reached | of bound | of prediction | computed ms | waited ms | drive at rest ms | read "
-            "| passes |"
+            "| reached | of bound | of prediction | computed ms | waited ms | drive at rest ms "
+            "| read | passes |"
         )
         click.echo(f"|{15 * '---|'}")
         with setup.plain(kv_type) as beside:
