@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flexinfer.bench.cases import MMAP, SYSTEMS
-from flexinfer.bench.report import OURS, PARTS, split
+from flexinfer.bench.parts import PARTS, split
 from flexinfer.bench.summary import Setting, Summary, case_of
+from flexinfer.bench.tables import OURS
 from flexinfer.bench.together_report import points
 from flexinfer.errors import UnsupportedError
 from flexinfer.sizes import format_size

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flexinfer.bench.cases import MMAP
-from flexinfer.bench.summary import Setting, Spread, Summary, case_of
+from flexinfer.bench.spread import Spread
+from flexinfer.bench.summary import Setting, Summary, case_of
 from flexinfer.sizes import format_size
 
 

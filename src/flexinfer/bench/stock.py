@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from flexinfer.bench.cases import COMPUTE, STOCK, Case
-from flexinfer.bench.summary import Setting, Spread, Summary
+from flexinfer.bench.spread import Spread
+from flexinfer.bench.summary import Setting, Summary
 from flexinfer.planning.kernels import Kernels
 from flexinfer.sizes import format_size
 

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from flexinfer.bench.cases import COMPUTE, DRIVE, MMAP, REFERENCES, SYSTEMS, Case
+from flexinfer.bench.spread import Spread
 from flexinfer.planning.kernels import Kernels
-from flexinfer.sizes import format_figure
 
 # Left of a budget for what no engine can spend on weights: interpreter pages, kernel memory.
 MARGIN = 64 << 20
 # A run during which others used a larger share of the processors says little about a system.
 DISTURBED = 0.1
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and extremes of one figure over rounds."""
-
-    median: float
-    least: float
-    most: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread | None:
-        """None without values."""
-        known = list(values)
-        if not known:
-            return None
-        return cls(statistics.median(known), min(known), max(known), len(known))
-
-    def shown(self) -> str:
-        """As ``1.23 (1.20-1.31)``; the median alone where there is one value."""
-        if self.count == 1:
-            return format_figure(self.median)
-        return (
-            f"{format_figure(self.median)} ({format_figure(self.least)}-{format_figure(self.most)})"
-        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexinfer.bench.sections import Section, Table, share_of
-from flexinfer.bench.summary import Setting, Spread, Summary, settings_of
+from flexinfer.bench.spread import Spread
+from flexinfer.bench.summary import Setting, Summary, settings_of
 
 _HEADER = (
     "budget",

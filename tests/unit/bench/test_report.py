@@ -9,8 +9,8 @@ import pytest
 from support.bench_runs import MIB, NATIVE, run, together
 
 from flexinfer.bench.cases import MMAP, STOCK, Case
+from flexinfer.bench.parts import PARTS, split
 from flexinfer.bench.rendering import markdown, page
-from flexinfer.bench.report import PARTS, split
 from flexinfer.bench.summary import Summary, case_of
 
 

@@ -8,7 +8,8 @@ import pytest
 from support.bench_runs import MIB, NATIVE, run
 
 from flexinfer.bench.cases import MMAP, STOCK
-from flexinfer.bench.summary import MARGIN, Spread, Summary, case_of
+from flexinfer.bench.spread import Spread
+from flexinfer.bench.summary import MARGIN, Summary, case_of
 
 
 def test_the_bound_is_of_the_round_and_never_from_a_plan(entry: dict[str, Any]) -> None:
