@@ -16,6 +16,8 @@ from flexinfer.synth.write import write_model
 
 MIB = 1 << 20
 LARGE = Shape(layers=8, width=1024, ffn=2816, heads=8, kv_heads=8, vocabulary=2000, head_size=128)
+# While the model that drafts streams, every token that it drafts reads most of it.
+SHORT: dict[str, Any] = {"n_predict": 10, "cache_prompt": False}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answer(served: Served, prompt: list[int], **more: Any) -> list[int]:
-    """The text with an answer of 40 tokens."""
+    """The text with an answer of 40 tokens, or as many as `more` says."""
     tokens: list[int] = served.complete(**asked(prompt=prompt, **more))["tokens"]
     return prompt + tokens
 
@@ -80,7 +82,7 @@ def test_it_shares_a_budget_that_changes_and_what_is_given_back(target: Path, la
     sizes = (target, "--ctx", 640, "--slots", 1, "--memory", "260MiB")
     with serving(*sizes, "--", "-md", large, *BY_MODEL) as served:
         (text, *_) = texts()
-        expected, held = answer(served, text, cache_prompt=False), served.stats["memory"]["draft"]
+        expected, held = answer(served, text, **SHORT), served.stats["memory"]["draft"]
         assert held > large.stat().st_size
         least = served.get("/engine/plan")[1]["server"]["memory"]["least"]
         assert least < 260 * MIB - large.stat().st_size // 2
@@ -88,21 +90,21 @@ def test_it_shares_a_budget_that_changes_and_what_is_given_back(target: Path, la
         assert status == 200, said
         assert served.stats["memory"]["draft"] < held - large.stat().st_size // 2
         drafted = served.stats["drafts"]["drafted"]
-        assert answer(served, text, cache_prompt=False) == expected
+        assert answer(served, text, **SHORT) == expected
         assert served.stats["drafts"]["drafted"] > drafted
         # It streams now; while nothing is drafted it does not.
         before = read_by(served)
-        answer(served, text, n_probs=2, cache_prompt=False)
+        answer(served, text, n_probs=2, **SHORT)
         assert read_by(served) - before < large.stat().st_size // 4
-        answer(served, text, cache_prompt=False)
+        answer(served, text, **SHORT)
         assert read_by(served) - before > large.stat().st_size
         served.post("/engine/memory", {"memory": "260MiB"})
         assert served.stats["memory"]["draft"] == held
-        answer(served, text, cache_prompt=False)
+        answer(served, text, **SHORT)
         used = served.stats["memory"]["used"]
         assert served.post("/engine/release", {})[0] == 200
         assert served.stats["memory"]["used"] < used - large.stat().st_size // 2
-        assert answer(served, text, cache_prompt=False) == expected
+        assert answer(served, text, **SHORT) == expected
 
 
 def test_it_is_given_back_when_nobody_asks(target: Path, large: Path) -> None:
