@@ -202,7 +202,9 @@ def _rpc(asked: Asked) -> None:
     with worker("150MiB") as one:
         words = ("--weight-memory", "1MiB", "--rpc", one.endpoint)
         (share,) = asked.planned(*words)["request"]["split"]["after"]
-        assert (share["name"], share["layers"]) == (one.endpoint, 5)
+        # How many pay depends on how fast this machine was when it was measured.
+        assert share["name"] == one.endpoint
+        assert 0 < share["layers"] <= 5
         if asked.name != "plan":
             assert asked.answer(*words) == asked.answer("--weight-memory", "1MiB", "--no-repack")
 
