@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import secrets
 import socket
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from support.decoding import Logits, Scenario, decode_all
 from support.plainly import require_plain
 
 _SECONDS = 60
+# Below those that Linux gives away.
+_PORTS = range(20000, 32768)
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,12 @@ def worker(
 
 
 def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        return int(tried.getsockname()[1])
+    """A port that nobody has now, and that nobody is given who asks for any."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
 
 
 def decode_split(
