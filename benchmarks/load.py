@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import signal
 import statistics
-import subprocess
 import sys
 import time
 import urllib.request
@@ -35,11 +34,11 @@ import click
 
 from flexinfer.bench.limits import limited
 from flexinfer.bench.load import Load, Record
+from flexinfer.bench.served import Served, serving
 from flexinfer.sizes import format_size, parse_size
 
 # Connections and threads that wait for more requests are gone by then.
 _QUIET_SECONDS = 8.0
-_END_SECONDS = 10
 _PARTS = (0.1, 0.3, 0.3, 0.3)
 
 
@@ -69,18 +68,20 @@ class Cut(Exception):
 class Seen:
     """One run as far as it has come; `states` after each of its parts."""
 
-    ready: dict[str, Any] = field(default_factory=dict)
+    served: Served | None = None
     records: list[Record] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
-    cut: bool = False
+    cut: bool = True
+    alive: bool = False
 
     def document(self) -> dict[str, Any]:
         counts = sum((record.counts for record in self.records), Counter[str]())
         waits = [wait for record in self.records for wait in record.waits]
+        ready = self.served.ready if self.served else {}
         return {
-            "mode": self.ready.get("mode"),
-            "slots": self.ready.get("slots"),
+            "mode": ready.get("mode"),
+            "slots": ready.get("slots"),
             "cut_off": self.cut,
             "counts": counts,
             "problems": [problem for record in self.records for problem in record.problems],
@@ -90,34 +91,43 @@ class Seen:
                 "most": max(waits, default=None),
             },
             "overtaken": max((record.overtaken() for record in self.records), default=0),
+            "alive": self.alive,
+            "ended": self.served.status if self.served else None,
             **{name: [state[name] for state in self.states] for name in (self.states or [{}])[0]},
         }
 
 
-def loaded(process: subprocess.Popen[str], seen: Seen, options: dict[str, Any]) -> None:
+def loaded(served: Served, seen: Seen, options: dict[str, Any]) -> None:
     """Load the server until its time is over; what came of it is added to `seen`."""
-    assert process.stdout is not None
-    seen.ready = json.loads(process.stdout.readline() or "{}")
-    if "address" not in seen.ready:
-        raise click.ClickException("the server did not start")
-    port = int(seen.ready["address"].rpartition(":")[2])
-    for number, share in enumerate(_PARTS):
-        load = Load(port, options["clients"], options["seed"] + number)
-        seen.records.append(load.record)
-        began = time.monotonic()
-        try:
-            load.run(options["minutes"] * 60 * share, options["patience"])
-        finally:
-            seen.seconds += time.monotonic() - began
-        seen.states.append(state(process.pid, port))
+    seen.served = served
+    port = int(served.address.rpartition(":")[2])
+    try:
+        for number, share in enumerate(_PARTS):
+            load = Load(port, options["clients"], options["seed"] + number)
+            seen.records.append(load.record)
+            began = time.monotonic()
+            try:
+                load.run(options["minutes"] * 60 * share, options["patience"])
+            finally:
+                seen.seconds += time.monotonic() - began
+            seen.states.append(state(served.pid, port))
+    finally:
+        seen.alive = served.status is None
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """While entered, `Cut` comes after so long, or with a signal that ends the process."""
+    """While entered, `Cut` comes after so long, or with a signal that ends the process; once."""
 
     def cut(number: int, frame: object) -> None:
+        # Nothing interrupts the end of the server.
+        leave_alone()
         raise Cut
+
+    def leave_alone() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
     for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, cut)
@@ -125,9 +135,7 @@ def within(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        leave_alone()
 
 
 @click.command()
@@ -146,35 +154,19 @@ def main(
     budget = parse_size(memory)
     command = [sys.executable, "-m", "flexinfer", "serve", model, "--port", "0", "--json"]
     command += ["--memory", f"{budget}B", "--slots", str(slots), "--ctx", str(ctx)]
+    seconds = (options["minutes"] + 6 if limit is None else limit) * 60
     seen = Seen()
     with limited(memory=budget) as group:
-        with group.watch() as sampled:
-            process = subprocess.Popen(
-                [*command, "--", "-lv", "1"],
-                stdout=subprocess.PIPE,
-                text=True,
-                preexec_fn=group.join,
-            )
-            try:
-                with within((options["minutes"] + 6 if limit is None else limit) * 60):
-                    loaded(process, seen, options)
-            except Cut:
-                seen.cut = True
-            finally:
-                alive = process.poll() is None
-                process.terminate()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_END_SECONDS)
-                process.kill()
-                process.wait()
+        with group.watch() as sampled, suppress(Cut), within(seconds):
+            with serving([*command, "--", "-lv", "1"], group) as served:
+                loaded(served, seen, options)
+            seen.cut = False
         document = {
             **seen.document(),
             "sampled_peak": format_size(sampled.peak),
             "samples": sampled.samples,
             "over_budget": sampled.peak > budget,
             "oom_kills": group.oom_kills,
-            "alive": alive,
-            "ended": process.returncode,
         }
     click.echo(json.dumps({"model": Path(model).name, "memory": memory, **document}, indent=1))
 

@@ -8,51 +8,39 @@ one answer, in rounds of blank page, live view, routes alone, live view, blank p
 machine as the browser; "routes" asks at the page's pace without a browser that draws. The figure is
 the median of the per-round ratios to the blank page. What the rounds cannot tell from noise is
 counted: the seconds of processor that the server takes for the page's questions and nothing else,
-over those that the machine has. Beside the page's first paint is that of a document of one word,
-from the same server. Needs chromium and playwright.
+and those that all processes of the browser take during an answer while somebody looks at the page,
+beyond those while nobody does, over those that the machine has. Beside the page's first paint is
+that of a document of one word, from the same server. Needs chromium and playwright.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 import httpx
 
+from flexinfer.bench.processor_time import below, share
+from flexinfer.bench.served import serving
+
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 _ROUTES = ("engine/stats", "engine/tensors", "slots")
 _FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')"
+_TURN = """state => {
+    Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
 _PROMPT = {"prompt": [3, 4, 5], "ignore_eos": True, "cache_prompt": False}
-
-
-@contextmanager
-def serving(model: str, memory: str) -> Iterator[tuple[str, int]]:
-    """The address of a server of that model, and its process."""
-    options = ("--memory", memory, "--ctx", "2048", "--port", "0", "--json")
-    command = [sys.executable, "-m", "flexinfer", "serve", model, *options]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        if not line:
-            raise click.ClickException(f"the server ended with status {server.wait()}")
-        yield str(json.loads(line)["address"]), server.pid
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @contextmanager
@@ -91,12 +79,12 @@ def first_paints(browser: Browser, address: str, times: int) -> list[float]:
 
 
 @contextmanager
-def watching(browser: Browser, address: str) -> Iterator[None]:
+def watching(browser: Browser, address: str) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     page.goto(f"{address}/")
     page.locator("#slots li").first.wait_for()
-    yield
+    yield page
     context.close()
 
 
@@ -121,27 +109,33 @@ def asking(address: str) -> Iterator[None]:
 @contextmanager
 def answering(address: str) -> Iterator[None]:
     """While entered, an answer is computed."""
-    asked = _PROMPT | {"n_predict": 2000, "stream": True}
+    asked = _PROMPT | {"n_predict": -1, "stream": True}
     with httpx.stream("POST", f"{address}/completion", json=asked, timeout=600) as answer:
         next(answer.iter_lines())
         yield
 
 
-def processor_seconds(pid: int) -> float:
-    """What a process has taken so far, its threads together."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def share_of_questions(address: str, pid: int, seconds: float) -> float:
-    """Of all processor time of the machine, what answering the page's questions takes."""
-    taken = []
-    for question in (nullcontext(), asking(address)):
-        with question:
-            before = processor_seconds(pid)
-            time.sleep(seconds)
-            taken.append(processor_seconds(pid) - before)
-    return (taken[1] - taken[0]) / seconds / len(os.sched_getaffinity(0))
+    """What answering the page's questions takes a server that does nothing else."""
+    without = share(lambda: (pid,), seconds)
+    with asking(address):
+        return share(lambda: (pid,), seconds) - without
+
+
+def browser_processes() -> list[int]:
+    """All of them: of its windows, its network, its drawing."""
+    return below(os.getpid(), "chromium")
+
+
+def shares_of_drawing(browser: Browser, address: str, seconds: float) -> tuple[float, float]:
+    """What the browser takes during an answer: nobody sees the page, and somebody does."""
+    found: dict[str, list[float]] = {"hidden": [], "visible": []}
+    with watching(browser, address) as page, answering(address):
+        for state in ("hidden", "visible", "visible", "hidden"):
+            page.evaluate(_TURN, state)
+            page.wait_for_timeout(1500)  # what was asked before is answered and drawn
+            found[state].append(share(browser_processes, seconds / 2))
+    return statistics.mean(found["hidden"]), statistics.mean(found["visible"])
 
 
 def one_round(browser: Browser, address: str, tokens: int) -> tuple[float, float]:
@@ -161,22 +155,27 @@ def one_round(browser: Browser, address: str, tokens: int) -> tuple[float, float
 @click.command()
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.option("--memory", default="2GiB", show_default=True)
-@click.option("--tokens", default=32, show_default=True, help="Of each answer.")
+@click.option("--tokens", default=32, show_default=True, help="Of each answer; 0: no rates.")
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--seconds", default=60.0, show_default=True, help="Of counting what it asks.")
-@click.option("--visitors", default=10, show_default=True, help="Whose first paint is measured.")
+@click.option("--seconds", default=60.0, show_default=True, help="Of counting what it takes.")
+@click.option("--visitors", default=10, show_default=True, help="To be painted for; 0: none.")
 def main(model: str, memory: str, tokens: int, rounds: int, seconds: float, visitors: int) -> None:
-    with serving(model, memory) as (address, pid), browsing() as browser:
+    command = [sys.executable, "-m", "flexinfer", "serve", model, "--memory", memory]
+    command += ["--ctx", "2048", "--port", "0", "--json", "--", "--context-shift", "-lv", "1"]
+    with serving(command) as served, browsing() as browser:
+        address = served.address
         rate(address, 8)
-        click.echo("| first paint | median ms | min-max |\n|---|---|---|")
-        for _ in range(2):
-            _paints("one word, idle", first_paints(browser, f"{address}/health", visitors))
-            _paints("the page, idle", first_paints(browser, address, visitors))
-        with answering(address):
-            _paints("the page, during an answer", first_paints(browser, address, visitors))
+        if visitors:
+            paints(browser, address, visitors)
         time.sleep(1)
-        share = share_of_questions(address, pid, seconds)
-        click.echo(f"\nits questions take {share:.3%} of the machine's processor time")
+        asked = share_of_questions(address, served.pid, seconds)
+        click.echo(f"\nits questions take the server {asked:.3%} of the machine's processor time\n")
+        click.echo("| the browser during an answer: nobody looks | live view | difference |")
+        click.echo("|---|---|---|")
+        drawn = [drawing(browser, address, seconds) for _ in range(rounds)]
+        click.echo(f"the live view takes the browser {statistics.median(drawn):.3%}")
+        if not tokens:
+            return
         blank = browser.new_page()
         click.echo("\n| blank page tokens/s | live view | routes alone |\n|---|---|---|")
         ratios = [one_round(browser, address, tokens) for _ in range(rounds)]
@@ -184,6 +183,23 @@ def main(model: str, memory: str, tokens: int, rounds: int, seconds: float, visi
     for name, found in zip(("live view", "routes alone"), zip(*ratios, strict=True), strict=True):
         spread = f"({min(found):.4f}-{max(found):.4f})"
         click.echo(f"{name}: {statistics.median(found):.4f} {spread} of the rate")
+
+
+def paints(browser: Browser, address: str, visitors: int) -> None:
+    """Print first paints of the page, and of one word."""
+    click.echo("| first paint | median ms | min-max |\n|---|---|---|")
+    for _ in range(2):
+        _paints("one word, idle", first_paints(browser, f"{address}/health", visitors))
+        _paints("the page, idle", first_paints(browser, address, visitors))
+    with answering(address):
+        _paints("the page, during an answer", first_paints(browser, address, visitors))
+
+
+def drawing(browser: Browser, address: str, seconds: float) -> float:
+    """One round of `shares_of_drawing`, printed; their difference."""
+    hidden, visible = shares_of_drawing(browser, address, seconds)
+    click.echo(f"| {hidden:.3%} | {visible:.3%} | {visible - hidden:.3%} |")
+    return visible - hidden
 
 
 def _paints(when: str, found: list[float]) -> None:

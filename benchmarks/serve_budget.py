@@ -10,22 +10,21 @@ another, and let a few tokens be written. Anonymous and kernel bytes of the grou
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import click
 import httpx
 
 from flexinfer.bench.limits import limited
+from flexinfer.bench.served import serving
 from flexinfer.sizes import format_size, parse_size
 
 # Token ids that each vocabulary has, none of which ends a text.
 _FIRST, _LAST = 3, 250
 _ANSWER_SECONDS = 900.0
-_END_SECONDS = 20.0
 
 
 def answered(address: str, prompt: int, tokens: int, seed: int) -> int:
@@ -46,37 +45,18 @@ def row(model: str, memory: str, slots: int, ctx: int, prompt: int, tokens: int)
     command = [sys.executable, "-m", "flexinfer", "serve", model, "--port", "0", "--json"]
     command += ["--memory", f"{budget}B", "--slots", str(slots), "--ctx", str(ctx)]
     with limited(memory=budget) as group:
-        with group.watch(limit=budget) as seen:
-            server = subprocess.Popen(
-                [*command, "--", "-lv", "1"],
-                stdout=subprocess.PIPE,
-                text=True,
-                preexec_fn=group.join,
-            )
-            try:
-                assert server.stdout is not None
-                ready = json.loads(server.stdout.readline() or "{}")
-                if "address" not in ready:
-                    raise click.ClickException(f"the server ended with status {server.wait()}")
-                with ThreadPoolExecutor(slots) as clients:
-                    computed = list(
-                        clients.map(
-                            lambda seed: answered(ready["address"], prompt, tokens, seed),
-                            range(slots),
-                        )
-                    )
-            finally:
-                server.terminate()
-                try:
-                    server.wait(_END_SECONDS)
-                finally:
-                    server.kill()
-                    server.wait()
+        with (
+            group.watch(limit=budget) as seen,
+            serving([*command, "--", "-lv", "1"], group) as served,
+            ThreadPoolExecutor(slots) as clients,
+        ):
+            asked = partial(answered, served.address, prompt, tokens)
+            computed = list(clients.map(asked, range(slots)))
         kills = group.oom_kills
     return (
-        f"| {slots} | {sum(computed)} | {ready['ubatch']} | {ready['mode']} "
+        f"| {slots} | {sum(computed)} | {served.ready['ubatch']} | {served.ready['mode']} "
         f"| {format_size(seen.peak)} ({seen.peak / budget:.1%}) "
-        f"| {seen.samples} | {seen.over} | {kills} | {server.returncode} |"
+        f"| {seen.samples} | {seen.over} | {kills} | {served.status} |"
     )
 
 

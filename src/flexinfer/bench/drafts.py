@@ -14,7 +14,8 @@ from typing import Any
 
 from flexinfer.bench.in_group import group_of, run_in_group
 from flexinfer.bench.running import drop_cache
-from flexinfer.bench.streams import ask, drafted, serving
+from flexinfer.bench.served import serving
+from flexinfer.bench.streams import ask, drafted
 from flexinfer.bench.together import FLEXINFER, Setup, sizes, written
 from flexinfer.bench.turns import Worker
 
@@ -57,9 +58,9 @@ def served(setup: Setup, words: Sequence[str], asked: Mapping[str, Any]) -> Stre
     drop_cache(setup.paths)
     with group_of(setup.model, setup.budget, setup.drive) as group:
         command = [*FLEXINFER, "serve", setup.model, *sizes(setup), "--slots", "1"]
-        with serving([*command, "--port", "0", "--json", *words], group) as ready:
-            found = written(setup, ready["address"], 1, drafted, asked)
-            streamed = ask(ready["address"], "/engine/plan")["streamed_bytes"]
+        with serving([*command, "--port", "0", "--json", *words], group) as server:
+            found = written(setup, server.address, 1, drafted, asked)
+            streamed = ask(server.address, "/engine/plan")["streamed_bytes"]
     return Stream(
         pass_s=found.seconds / found.passes,
         tokens=found.tokens / found.passes,

@@ -7,25 +7,20 @@ which every stream was decoding.
 from __future__ import annotations
 
 import json
-import subprocess
-import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from types import MappingProxyType
-from typing import IO, Any
+from typing import Any
 
-from flexinfer.bench.limits import LimitedGroup
 from flexinfer.errors import EngineError
 
 PROMPT = 16
-_END_SECONDS = 30
 _POLL_SECONDS, _LEAST_PAUSE = 0.02, 0.001
-_SAID = 400
 _COUNTED = ("compute_s", "wait_s", "idle_s", "read_bytes", "segments")
 
 
@@ -55,45 +50,6 @@ class Steady:
     def tok_s(self) -> float:
         """Tokens a second of all streams."""
         return self.tokens / self.seconds
-
-
-@contextmanager
-def serving(command: Sequence[str], group: LimitedGroup | None) -> Iterator[dict[str, Any]]:
-    """The document that a server says when it is ready; it is ended after.
-
-    Raises:
-        EngineError: it did not start; says what it said last.
-    """
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
-            preexec_fn=None if group is None else group.join,
-        )
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                raise EngineError(_failure(process.wait(), said, group))
-            ready = json.loads(line)
-            if "error" in ready:
-                raise EngineError(f"the server did not start: {ready['error']['message']}")
-            yield ready
-        finally:
-            process.terminate()
-            try:
-                process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _failure(status: int, said: IO[str], group: LimitedGroup | None) -> str:
-    said.seek(0)
-    kills = 0 if group is None else group.oom_kills
-    return f"the server ended with {status}, {kills} OOM kills: {said.read()[-_SAID:].strip()}"
 
 
 class Streams:

@@ -20,18 +20,9 @@ from flexinfer.bench.cases import DRIVE, Case
 from flexinfer.bench.in_group import group_of
 from flexinfer.bench.limits import LimitedGroup
 from flexinfer.bench.running import Job, drop_cache, run_case
+from flexinfer.bench.served import serving
 from flexinfer.bench.sides import Sides
-from flexinfer.bench.streams import (
-    PROMPT,
-    Count,
-    Steady,
-    Streams,
-    ask,
-    counted,
-    decoded,
-    serving,
-    steady,
-)
+from flexinfer.bench.streams import PROMPT, Count, Steady, Streams, ask, counted, decoded, steady
 from flexinfer.bench.turns import Worker
 from flexinfer.errors import EngineError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
@@ -90,9 +81,9 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
     with group_of(setup.model, setup.budget, setup.drive) as group:
         predicted = _predicted(setup, streams, kv, group)
         command = [*FLEXINFER, "serve", setup.model, *_asked(setup, streams, kv)]
-        with serving([*command, "--port", "0", "--json"], group) as ready:
-            found = written(setup, ready["address"], streams, counted)
-            plan = ask(ready["address"], "/engine/plan")
+        with serving([*command, "--port", "0", "--json"], group) as served:
+            found = written(setup, served.address, streams, counted)
+            plan = ask(served.address, "/engine/plan")
     drive = (before + drive_rate(setup)) / 2
     reading = plan["streamed_bytes"] / drive
     rates = Rates.from_json(plan["rates"])
@@ -106,7 +97,7 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
         "predicted_tok_s": predicted,
         "tok_s": found.tok_s,
         "passes": found.passes,
-        "ubatch": ready["ubatch"],
+        "ubatch": served.ready["ubatch"],
         "per_pass": dict(found.others),
     }
 
@@ -117,9 +108,9 @@ def measure_plain_server(setup: Setup, streams: int, kv: str, ubatch: int) -> di
     try:
         with (
             group_of(setup.model, setup.budget, setup.drive) as group,
-            serving([*_PLAIN, *_plain_asked(setup, streams, kv, ubatch)], group) as ready,
+            serving([*_PLAIN, *_plain_asked(setup, streams, kv, ubatch)], group) as served,
         ):
-            found = written(setup, ready["address"], streams, decoded)
+            found = written(setup, served.address, streams, decoded)
     except EngineError as error:
         return {"failed": str(error)}
     return {"tok_s": found.tok_s, "passes": found.passes}
