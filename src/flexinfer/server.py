@@ -9,10 +9,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from flexinfer.errors import EngineError, RequestError
+from flexinfer.errors import EngineError, RequestError, UnsupportedError
 from flexinfer.serve.child import Child
 from flexinfer.serve.said import named_error
 from flexinfer.sizes import parse_size
@@ -22,6 +22,7 @@ _KEY = "FLEXINFER_API_KEY"
 _ANSWER_SECONDS = 600
 _CLEAR_LINE = "\r\x1b[K"
 _QUIET = ("-lv", "1")
+_CLOSED = "the server is closed; start another one"
 
 
 class Server:
@@ -67,11 +68,15 @@ class Server:
         if isinstance(memory, str) and memory != "auto" and not memory.rstrip().endswith("%"):
             parse_size(memory)
         self.api_key = api_key or os.environ.get(_KEY) or None
-        given = {"memory": memory, "slots": slots, "port": port, **options}
+        given = {"memory": memory, "slots": slots, "port": port}
+        if isinstance(flags, str):
+            raise RequestError(f'flags={flags!r}: give a list, as ["--temp", "0.5"]')
         verbosity = () if {"-lv", "--verbosity", "--log-verbosity"} & set(flags) else _QUIET
         # Not among the arguments: those every user of the machine can see.
         environment = {} if self.api_key is None else {_KEY: self.api_key}
-        arguments = [*_words(given), "--", os.fspath(model), *verbosity, *flags]
+        # None of the first three is a switch.
+        words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        arguments = [*words, *_words(options), "--", model, *verbosity, *flags]
         shown = _Shown() if on_progress is None else None
         try:
             self._child = Child(arguments, environment, on_progress or shown)  # type: ignore[arg-type]
@@ -97,6 +102,11 @@ class Server:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise UnsupportedError(
+            "a server cannot be copied or pickled; give another process its url and api_key"
+        )
 
     def plan(self) -> dict[str, Any]:
         """What stays in memory, what streams and how fast that is; slots and their context."""
@@ -134,7 +144,13 @@ class Server:
 
         Raises:
             FlexInferError: it has, and not because it was asked to; says why.
+            UnsupportedError: another process started it: only that one is told.
         """
+        if not self._child.ours:
+            raise UnsupportedError(
+                f"process {os.getpid()} did not start the server and cannot wait for its end; "
+                "have the one that did wait"
+            )
         if not self._child.wait(seconds):
             return False
         if self._child.status and not self._closed:
@@ -148,12 +164,14 @@ class Server:
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         if self._closed:
-            raise EngineError("the server is closed; start another one")
+            raise EngineError(_CLOSED)
         address = urlsplit(self.url)
         assert address.hostname is not None
-        headers = {"Content-Type": "application/json", "Connection": "close"}
+        headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
+        headers["Connection"] = "close"
         if self.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.api_key}"
+            # Letters beyond Latin-1 go as what the server was given: their bytes.
+            headers["Authorization"] = f"Bearer {self.api_key}".encode("utf-8", "surrogateescape")
         connection = HTTPConnection(address.hostname, address.port, timeout=_ANSWER_SECONDS)
         try:
             text = None if body is None else json.dumps(body)
@@ -163,6 +181,8 @@ class Server:
         except TypeError as error:
             raise RequestError(f"{body} cannot be sent: {error}") from error
         except (OSError, HTTPException, ValueError) as error:
+            if self._closed:
+                raise EngineError(_CLOSED) from error
             if self._child.ours and self._child.wait(1):
                 raise self._child.failure() from error
             raise EngineError(f"{self.url}{path} cannot be asked: {error}") from error

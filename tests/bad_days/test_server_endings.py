@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 import urllib.request
@@ -75,6 +76,19 @@ def test_a_server_ends_with_its_parent(start: Start, how: str, number: int | Non
         parent.wait()
         parent.stdout.close()
         parent.stderr.close()
+
+
+def test_a_forked_process_may_ask_and_close_but_not_wait(start: Start) -> None:
+    parent = start("serving.py", "looked")
+    out, err = parent.communicate(timeout=60)
+    repr_, passes, waited, closed, after, kept = out.splitlines()[:6]
+    assert re.fullmatch(r"<Server http://127.0.0.1:\d+ pid \d+>", repr_), err
+    assert passes == "0"
+    assert waited.startswith("UnsupportedError process ")
+    assert "cannot wait for its end" in waited
+    assert closed == f"{repr_.partition(' pid')[0]} closed>"
+    assert after == "EngineError the server is closed; start another one"
+    assert kept == "0"
 
 
 def test_a_server_that_was_killed_is_said_and_leaves_nothing() -> None:

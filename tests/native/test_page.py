@@ -15,6 +15,36 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 SMALL = ("--ubatch", 32, "--", "--chat-template", "chatml")
+# When the conversation that was changed last was changed.
+CHANGED = """Math.max(...Object.entries(localStorage)
+    .filter(([name]) => name.startsWith("flexinfer.conversation."))
+    .map(([, text]) => JSON.parse(text).changed))"""
+# All the room that is left, a power of two after the other.
+FILL = """(() => {
+    let text = "";
+    for (let size = 1 << 23; size; size >>= 1) {
+        try {
+            localStorage.setItem("fill", text + "x".repeat(size));
+            text += "x".repeat(size);
+        } catch {}
+    }
+})()"""
+DENIED = """Object.defineProperty(window, "localStorage", {
+    get() { throw new DOMException("denied", "SecurityError"); },
+});"""
+# By how many pixels each line of a node begins after its left end, and ends before its right one.
+ENDS = """node => {
+    const text = node.firstChild, box = node.getBoundingClientRect();
+    let from = 0;
+    return text.data.split("\\n").map((line) => {
+        const range = document.createRange();
+        range.setStart(text, from);
+        range.setEnd(text, from + line.length);
+        from += line.length + 1;
+        const shown = range.getBoundingClientRect();
+        return [shown.left - box.left, box.right - shown.right];
+    });
+}"""
 MARKUP = '<img src=x onerror="document.title=1"><b>bold</b> & <script>alert(1)</script>'
 
 
@@ -218,3 +248,75 @@ def test_two_tabs_keep_conversations_of_their_own(visit: Visit) -> None:
     other.keyboard.press("Escape")
     assert visit.page.locator(".entry").count() == 2
     other.close()
+
+
+def test_a_conversation_is_answered_by_one_tab_at_a_time(visit: Visit) -> None:
+    visit.ask("from the first tab")
+    visit.until(lambda: bool(visit.texts[-1]))
+    other = visit.page.context.new_page()
+    other.goto(visit.page.url)
+    other.locator("#model:not(:empty)").wait_for()
+    other.locator("#prompt").fill("from the second tab")
+    other.keyboard.press("Enter")
+    other.locator("#trouble", has_text="Another tab").wait_for()
+    assert other.locator("#prompt").input_value() == "from the second tab"
+    visit.stop_early()
+    other.locator(".message .note", has_text="Stopped").wait_for()
+    other.locator("#prompt").press("Enter")
+    other.locator("#stop").click()
+    other.locator("#send").wait_for()
+    asked = ["from the first tab", "from the second tab"]
+    assert other.locator(".message.user .body").all_inner_texts() == asked
+    visit.until(lambda: visit.texts[::2] == asked)
+    other.close()
+
+
+def test_what_has_the_focus_keeps_it_while_an_answer_is_kept(visit: Visit) -> None:
+    visit.ask("first")
+    visit.stop_early()
+    visit.page.get_by_role("button", name="New conversation").click()
+    visit.ask("second")
+    visit.page.locator(".entry", has_text="second").wait_for()
+    entry = visit.page.locator(".entry", has_text="first")
+    entry.focus()
+    before = visit.page.evaluate(CHANGED)
+    visit.until(lambda: visit.page.evaluate(CHANGED) > before)
+    assert entry.evaluate("node => node === document.activeElement")
+    visit.page.keyboard.press("Enter")
+    assert visit.texts[0] == "first"
+
+
+def test_a_browser_without_room_is_told_and_kept_for_again(visit: Visit) -> None:
+    visit.page.evaluate(FILL)
+    visit.ask("too much")
+    visit.stop_early()
+    trouble = visit.page.locator("#trouble")
+    assert "no room left" in trouble.inner_text()
+    assert visit.page.locator(".entry").all_inner_texts() == ["too much"]
+    visit.page.evaluate("localStorage.removeItem('fill')")
+    visit.ask("now")
+    answer = visit.stop_early()
+    assert not trouble.is_visible()
+    visit.page.reload()
+    visit.begun()
+    assert visit.texts[::2] == ["too much", "now"]
+    assert visit.texts[-1] == answer
+
+
+def test_a_browser_that_keeps_nothing_is_told(browser: Browser, server: Served) -> None:
+    with visiting(browser, server, script=DENIED) as visit:
+        visit.begun()
+        visit.ask("one")
+        assert visit.stop_early()
+        assert "keeps nothing" in visit.page.locator("#trouble").inner_text()
+        assert visit.page.locator(".entry").all_inner_texts() == ["one"]
+
+
+def test_each_line_runs_as_its_letters_do(visit: Visit) -> None:
+    lines = "to the right\nמימין לשמאל\nand the longest of the three lines"
+    visit.ask(lines)
+    visit.stop_early()
+    left, right, _ = visit.page.locator(".message.user .text").evaluate(ENDS)
+    assert left[0] < 1 < left[1]
+    assert right[0] > 1 > right[1]
+    assert visit.texts[0] == lines

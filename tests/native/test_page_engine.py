@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 MIB = 1 << 20
-KEY = "a key with spaces"
+KEY = "a key with spaces, ключ"
 NEVER_ENDING = {"prompt": [3, 4, 5], "n_predict": 3000, "ignore_eos": True}
 
 
@@ -140,6 +140,23 @@ def test_a_prompt_that_does_not_fit_is_refused_in_the_server_s_words(visit: Visi
     trouble = visit.page.locator(".message:last-child").get_by_role("alert")
     assert "context size" in trouble.inner_text()
     assert visit.page.get_by_role("button", name="Regenerate").is_visible()
+
+
+def test_long_words_of_the_engine_are_shown_whole(visit: Visit) -> None:
+    words = f"/models/{'long' * 40}.gguf: reading 4096 bytes failed; look at the drive"
+    error = json.dumps({"error": {"message": words}})
+    visit.page.route("**/engine/stats", lambda route: route.fulfill(status=500, body=error))
+    wait_for_text(visit, "#state", words)
+    for width in (1440, 700, 360):
+        visit.page.set_viewport_size({"width": width, "height": 740})
+        box = visit.page.locator("#state").bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert not visit.page.locator("#state").evaluate(
+            "node => node.scrollWidth > node.clientWidth || node.scrollHeight > node.clientHeight"
+        )
+        assert visit.page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_a_file_that_fails_is_told_in_the_engine_s_words(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+import pickle
+import threading
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,6 +26,7 @@ from flexinfer.errors import (
     ModelNotFoundError,
     RequestError,
     SizeError,
+    UnsupportedError,
 )
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -87,6 +93,52 @@ def test_its_key_is_not_among_its_arguments(server: Server) -> None:
         urllib.request.urlopen(f"{server.url}/engine/stats", timeout=60)
 
 
+def test_its_key_may_have_any_letters() -> None:
+    key = "ключ 鍵"
+    with started(MODEL, ctx=128, weight_memory="2MiB", api_key=key) as server:
+        assert server.stats()["requests"] == 0
+        server.api_key = "другой"
+        with pytest.raises(EngineError, match="Invalid API Key"):
+            server.stats()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_it_cannot_be_copied(server: Server, copied: Callable[[Server], object]) -> None:
+    with pytest.raises(UnsupportedError, match="cannot be copied or pickled"):
+        copied(server)
+    assert server.stats()["passes"] == 0
+
+
+def test_threads_may_ask_and_close_it(server: Server) -> None:
+    said: list[str] = []
+
+    def ask() -> None:
+        with contextlib.suppress(EngineError):
+            while True:
+                server.stats()
+                said.append("asked")
+        try:
+            server.stats()
+        except EngineError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    threads += [threading.Thread(target=server.wait)]
+    for thread in threads:
+        thread.start()
+    while "asked" not in said:
+        time.sleep(0.01)
+    closers = [threading.Thread(target=server.close) for _ in range(2)]
+    for thread in closers:
+        thread.start()
+    for thread in (*threads, *closers):
+        thread.join()
+    assert [one for one in said if one != "asked"] == [
+        "the server is closed; start another one"
+    ] * 3
+    assert not Path(f"/proc/{server.pid}").exists()
+
+
 def test_options_are_those_of_the_command() -> None:
     flags = ("--temp", "0.25")
     with started(
@@ -125,10 +177,14 @@ def test_who_is_told_of_the_start_may_end_it() -> None:
     [
         ({"memory": "20MiB"}, BudgetError, "the smallest that would do"),
         ({"memory": "lots"}, SizeError, "'lots' is not a size"),
+        ({"memory": True}, SizeError, "'True' is not a size"),
         ({"slots": 0}, RequestError, "--slots"),
         ({"no_such_thing": 1}, RequestError, "No such option '--no-such-thing'"),
         ({"lora": ["nowhere.gguf"]}, ModelNotFoundError, "nowhere.gguf"),
         ({"flags": ("--tools", "all")}, RequestError, "'--tools'"),
+        ({"flags": "--temp 1"}, RequestError, "give a list"),
+        ({"flags": [1]}, RequestError, "cannot be an argument"),
+        ({"api_key": "a\0b"}, RequestError, "cannot be an argument"),
         ({"host": "192.0.2.1"}, RequestError, "192.0.2.1 cannot be listened on"),
     ],
 )

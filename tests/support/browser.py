@@ -56,13 +56,15 @@ class Visit:
     `problems` are errors of its scripts and what its policy refused.
     """
 
-    def __init__(self, browser: Browser, server: Served, **options: Any) -> None:
+    def __init__(self, browser: Browser, server: Served, script: str = "", **options: Any) -> None:
         self.server = server
         self.problems: list[str] = []
         self.addresses: list[str] = []
         self.bodies: list[tuple[str, str]] = []
         self._context = browser.new_context(**options)
         self._context.set_default_timeout(_MILLISECONDS)
+        if script:
+            self._context.add_init_script(script)
         self.page = self._context.new_page()
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("console", self._heard)
@@ -89,6 +91,8 @@ class Visit:
         """Write a message and send it as people do."""
         self.page.locator("#prompt").fill(text)
         self.page.keyboard.press("Enter")
+        # The browser is asked first whether another tab has this conversation answered.
+        self.until(lambda: not self.page.locator("#prompt").input_value())
 
     def wait(self) -> None:
         """Until nothing is being answered."""
@@ -103,6 +107,7 @@ class Visit:
 
     def stop_early(self) -> str:
         """Stop the answer once some of it is there; what was there."""
+        self.page.locator("#stop").wait_for()
         self.until(lambda: bool(self.texts[-1]))
         self.page.keyboard.press("Escape")
         self.wait()
@@ -119,7 +124,10 @@ class Visit:
 
 @contextmanager
 def visiting(browser: Browser, server: Served, **options: Any) -> Iterator[Visit]:
-    """A visitor with nothing kept; at the end its scripts must have had no error."""
+    """A visitor with nothing kept; at the end its scripts must have had no error.
+
+    A `script` of the test's own runs before those of the page.
+    """
     visit = Visit(browser, server, **options)
     try:
         yield visit

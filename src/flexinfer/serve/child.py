@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flexinfer.errors import EngineError, FlexInferError, RequestError
@@ -47,7 +48,7 @@ class Child:
 
     def __init__(
         self,
-        arguments: Sequence[str],
+        arguments: Sequence[str | os.PathLike[str]],
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
     ) -> None:
@@ -89,7 +90,10 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        if self.ours:
+            return self._process.poll() is None
+        # Whoever is not its parent is not told what it ended with.
+        return Path(f"/proc/{self.pid}").exists()
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -112,6 +116,8 @@ class Child:
     def failure(self) -> FlexInferError:
         """Why it has ended, as the exception that the server itself raised."""
         self._process.wait()
+        if self._listening.is_alive():
+            self._listening.join(_END_SECONDS)
         error = self._documents.found("error")
         if error is not None:
             return named_error(error.get("raised"), str(error.get("message")), self.said)
@@ -182,7 +188,7 @@ class Child:
 
 
 def _start(
-    arguments: Sequence[str], environment: Mapping[str, str], pipe: int
+    arguments: Sequence[str | os.PathLike[str]], environment: Mapping[str, str], pipe: int
 ) -> subprocess.Popen[bytes]:
     path = json.dumps([os.path.abspath(entry) for entry in sys.path])
     command = [sys.executable, "-c", _PROGRAM, path, "serve", "--json", "--end-with-fd", str(pipe)]
@@ -197,7 +203,9 @@ def _start(
             # Ctrl-C is for the program that asks, not for the server that answers it.
             start_new_session=True,
         )
-    except (OSError, ValueError) as error:
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"this cannot be an argument of a server: {error}") from error
+    except OSError as error:
         raise EngineError(f"the server could not be started: {error}") from error
 
 

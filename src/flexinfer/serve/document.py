@@ -12,7 +12,8 @@ _SOURCES = Path(__file__).with_name("page")
 _SOURCE = re.compile(r'(?:href|src)="([\w.]+)"')
 _STYLES = re.compile(r'(?:<link rel="stylesheet" href="[\w.]+">\n)+')
 _SCRIPTS = re.compile(r'(?:<script src="[\w.]+"></script>\n)+')
-# Scripts that run while the first frame is drawn delay it by as long.
+# Scripts that run while the first frame is drawn delay it by as long, most where they read what the
+# browser keeps: that is another process.
 _AFTER_FIRST_PAINT = (
     '"use strict";\nnew PerformanceObserver((entries, observer) => {\nobserver.disconnect();\n',
     '}).observe({ type: "paint", buffered: true });\n',
@@ -24,21 +25,20 @@ _HEAD = '<meta charset="utf-8">\n'
 def page() -> str:
     """The document; it loads nothing, and runs no script and applies no style but its own.
 
-    Scripts of its body run once it is painted.
+    Scripts run once it is painted.
     """
     text = (_SOURCES / "index.html").read_text("utf-8")
     hashes: dict[str, list[str]] = {"style": [], "script": []}
 
-    def inline(kind: str, match: re.Match[str]) -> str:
+    def inline(kind: str, match: re.Match[str], around: tuple[str, str] = ("", "")) -> str:
         found = "".join((_SOURCES / name).read_text("utf-8") for name in _SOURCE.findall(match[0]))
-        if kind == "script" and match.start() > text.index("<body>"):
-            found = found.join(_AFTER_FIRST_PAINT)
+        found = found.join(around)
         digest = base64.b64encode(hashlib.sha256(found.encode()).digest()).decode()
         hashes[kind].append(f"'sha256-{digest}'")
         return f"<{kind}>{found}</{kind}>\n"
 
     text = _STYLES.sub(lambda match: inline("style", match), text)
-    text = _SCRIPTS.sub(lambda match: inline("script", match), text)
+    text = _SCRIPTS.sub(lambda match: inline("script", match, _AFTER_FIRST_PAINT), text)
     policy = (
         f"default-src 'none'; style-src {' '.join(hashes['style'])}; "
         f"script-src {' '.join(hashes['script'])}; connect-src 'self'; img-src data: blob:; "

@@ -8,6 +8,7 @@ import sys
 import time
 
 from flexinfer import Server
+from flexinfer.errors import FlexInferError
 
 HOW = sys.argv[2]
 
@@ -23,6 +24,21 @@ def _told(line: str) -> None:
 server = Server(sys.argv[1], weight_memory="2MiB", ctx=256, on_progress=_told)
 if HOW == "forked" and not os.fork():
     time.sleep(600)
+if HOW == "looked":
+    if not os.fork():
+        print(repr(server), server.stats()["passes"], sep="\n")
+        for call in (lambda: server.wait(0.1), server.close, server.stats):
+            try:
+                call()
+                print(repr(server))
+            except FlexInferError as error:
+                print(type(error).__name__, error)
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+    print(server.stats()["passes"], flush=True)
+    server.close()
+    sys.exit()
 print(server.pid, flush=True)
 if HOW == "raised":
     raise ValueError("something else went wrong")

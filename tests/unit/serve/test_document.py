@@ -48,6 +48,15 @@ def test_the_policy_allows_its_own_scripts_and_styles_only() -> None:
     assert text.index("Content-Security-Policy") < text.index("<style>") < text.index("<script>")
 
 
+def test_nothing_runs_before_the_first_paint() -> None:
+    text = page()
+    scripts = re.findall("<script>(.*?)</script>", text, flags=re.DOTALL)
+    assert [script.split("\n")[1] for script in scripts] == [
+        "new PerformanceObserver((entries, observer) => {"
+    ]
+    assert text.index("</dialog>") < text.index("<script>")
+
+
 def test_sources_survive_being_inlined() -> None:
     assert len(SCRIPTS) > 5
     for source in SCRIPTS:

@@ -21,10 +21,13 @@ const api = (() => {
     return text.trim().slice(0, 500) || `${response.status} ${response.statusText}`;
   }
 
+  /** Any letters: a header carries bytes, which are written here as letters of Latin-1. */
+  const bearer = (key) => `Bearer ${String.fromCharCode(...new TextEncoder().encode(key))}`;
+
   async function send(path, body, signal) {
     const headers = {};
     const key = store.read(KEY);
-    if (key) headers.Authorization = `Bearer ${key}`;
+    if (key) headers.Authorization = bearer(key);
     const options = { headers, signal, cache: "no-store", credentials: "omit", redirect: "error" };
     if (body !== undefined) {
       headers["Content-Type"] = "application/json";

@@ -3,6 +3,9 @@
 const chat = (() => {
   const $ = (id) => document.getElementById(id);
   const PAINT_MS = 60, KEEP_MS = 1000;
+  const NO_ROOM = "This browser has no room left: the conversation is lost when the page closes. Delete an older one.";
+  const ELSEWHERE = "Another tab has this conversation answered. Stop it there, or wait for its end.";
+  const KEEPS_NOTHING = "This browser keeps nothing of this page: the conversation is lost when it closes.";
   // Conversations that are being answered, and what stops each; those that were deleted meanwhile.
   const runs = new Map(), gone = new Set();
   let open = store.begin();
@@ -25,7 +28,7 @@ const chat = (() => {
     if (gone.has(conversation.id)) return;
     conversation.changed = Date.now();
     if (!store.save(conversation)) {
-      trouble("This browser has no room left: the conversation is lost when the page closes. Delete an older one.");
+      trouble(store.works ? NO_ROOM : KEEPS_NOTHING);
     }
     onKept();
   }
@@ -77,18 +80,35 @@ const chat = (() => {
     $("said").textContent = conversation.messages.at(-1).error ? "" : "The answer is complete.";
   }
 
+  /** One tab at a time has a conversation answered: what the other keeps would be lost.
+      Returns whether this one does now; `change` is called before. */
+  function start(change) {
+    const conversation = open;
+    trouble("");
+    return new Promise((resolve) => {
+      store.alone(conversation.id, async (may) => {
+        const does = may && open === conversation && !running();
+        resolve(does);
+        if (!may) trouble(ELSEWHERE);
+        if (!does) return;
+        change();
+        await run();
+      });
+    });
+  }
+
   function ask() {
     open.messages.push({ role: "assistant", content: "", images: [] });
-    run();
   }
 
   function send() {
-    const text = $("prompt").value;
-    if (running() || answers === "vectors" || (!text.trim() && !images.count)) return;
-    trouble("");
-    open.messages.push({ role: "user", content: text, images: images.take() });
-    $("prompt").value = "";
-    ask();
+    const isEmpty = () => !$("prompt").value.trim() && !images.count;
+    if (running() || answers === "vectors" || isEmpty()) return;
+    start(() => {
+      open.messages.push({ role: "user", content: $("prompt").value, images: images.take() });
+      $("prompt").value = "";
+      ask();
+    });
   }
 
   async function addImages(files) {
@@ -102,19 +122,20 @@ const chat = (() => {
       await copyText(open.messages[at].content, button);
     },
     edit(at) {
-      messages.edit(at, open.messages[at].content, (text) => {
-        if (text === null || running()) return;
+      messages.edit(at, open.messages[at].content, (text) => start(() => {
         open.messages[at].content = text;
         open.messages.length = at + 1;
         ask();
-      });
+      }));
     },
     again(at) {
-      open.messages.length = at;
-      ask();
+      start(() => {
+        open.messages.length = at;
+        ask();
+      });
     },
     further() {
-      run();
+      start(() => {});
     },
   };
 
@@ -140,7 +161,7 @@ const chat = (() => {
   $("prompt").addEventListener("keydown", (event) => { if (sends(event)) { event.preventDefault(); send(); } });
   $("stop").addEventListener("click", () => { running()?.stop.abort(); $("prompt").focus(); });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !document.querySelector("dialog[open], .open")) running()?.stop.abort();
+    if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open], .open")) running()?.stop.abort();
   });
   $("system").addEventListener("change", () => {
     open.system = $("system").value;
@@ -183,7 +204,8 @@ const chat = (() => {
     refresh(id) {
       if (open.id !== id || runs.has(id)) return;
       open = store.load(id) ?? store.begin();
-      show();
+      messages.follow(open.messages, stateOf);
+      showField();
     },
 
     /** Follow what the server serves. */

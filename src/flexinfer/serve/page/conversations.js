@@ -4,29 +4,48 @@ const conversations = (() => {
   const list = document.getElementById("list");
   const shade = document.getElementById("shade");
   const OPENERS = { conversations: "open-conversations", engine: "open-engine" };
+  const items = new Map();
   let onDrawer = () => {};
 
-  function entry(conversation) {
+  function make(id) {
     const item = document.getElementById("entry-template").content.firstElementChild.cloneNode(true);
     const [opens, removes] = item.querySelectorAll("button");
-    const title = store.title(conversation);
-    opens.textContent = title;
-    const current = conversation.id === chat.openId;
-    item.classList.toggle("current", current);
-    if (current) opens.setAttribute("aria-current", "true");
-    opens.addEventListener("click", () => { chat.open(conversation.id); show(); close("conversations"); });
-    removes.setAttribute("aria-label", `Delete: ${title}`);
+    opens.addEventListener("click", () => { chat.open(id); show(); close("conversations"); });
     removes.addEventListener("click", () => {
-      if (!confirm(`Delete "${title}" for good?`)) return;
-      chat.forget(conversation.id);
+      if (!confirm(`Delete "${opens.textContent}" for good?`)) return;
+      chat.forget(id);
       show();
       document.getElementById("begin").focus();
     });
     return item;
   }
 
+  function label(item, { id, title }) {
+    const [opens, removes] = item.querySelectorAll("button");
+    const current = id === chat.openId;
+    if (opens.textContent !== title) {
+      opens.textContent = title;
+      removes.setAttribute("aria-label", `Delete: ${title}`);
+    }
+    item.classList.toggle("current", current);
+    if (current) opens.setAttribute("aria-current", "true");
+    else opens.removeAttribute("aria-current");
+  }
+
+  /** Entries keep their nodes, and so what has the focus, while an answer is kept again and again. */
   function show() {
-    list.replaceChildren(...store.all().map(entry));
+    const known = store.list(), ids = new Set(known.map((one) => one.id));
+    for (const [id, item] of items) {
+      if (ids.has(id)) continue;
+      item.remove();
+      items.delete(id);
+    }
+    known.forEach((one, at) => {
+      if (!items.has(one.id)) items.set(one.id, make(one.id));
+      const item = items.get(one.id);
+      label(item, one);
+      if (list.children[at] !== item) list.insertBefore(item, list.children[at] ?? null);
+    });
   }
 
   const isOpen = (name) => document.getElementById(name).classList.contains("open");

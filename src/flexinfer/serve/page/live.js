@@ -6,6 +6,7 @@ const live = (() => {
   const panel = $("engine");
   const history = [];
   let before = null, timer = 0, asking = false, server = null, hasSlots = true;
+  let placed = { at: "", tensors: null };
 
   const set = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
   const visible = () => document.visibilityState === "visible" && panel.getClientRects().length > 0;
@@ -46,7 +47,10 @@ const live = (() => {
   function drawHistory(bound) {
     const top = Math.max(bound, ...history) * 1.1 || 1;
     const y = (value) => (19.5 - (19 * value) / top).toFixed(2);
-    $("history-line").setAttribute("points", history.map((value, at) => `${at + KEPT - history.length},${y(value)}`).join(" "));
+    // An attribute that is set is drawn again, also to what it was.
+    const points = history.map((value, at) => `${at + KEPT - history.length},${y(value)}`).join(" ");
+    if ($("history-line").getAttribute("points") !== points) $("history-line").setAttribute("points", points);
+    if ($("history-bound").getAttribute("y1") === y(bound)) return;
     $("history-bound").setAttribute("y1", y(bound));
     $("history-bound").setAttribute("y2", y(bound));
   }
@@ -98,8 +102,17 @@ const live = (() => {
     }
   }
 
+  /** Where bytes are: it changes only as some are read or pass by, or memory is given or taken. */
+  async function tensorsAt(stats) {
+    const { budget, locked, window } = stats.memory;
+    const now = JSON.stringify([stats.read_bytes, budget, locked, window && stats.passes]);
+    if (now !== placed.at) placed = { at: now, tensors: await api.json("engine/tensors") };
+    return placed.tensors;
+  }
+
   async function look() {
-    const [stats, tensors, slots] = await Promise.all([api.json("engine/stats"), api.json("engine/tensors"), slotsNow()]);
+    const [stats, slots] = await Promise.all([api.json("engine/stats"), slotsNow()]);
+    const tensors = await tensorsAt(stats);
     const now = before && between(before, stats);
     before = stats;
     set("mode", `${tensors.mode[0].toUpperCase()}${tensors.mode.slice(1)}.`);
@@ -143,6 +156,7 @@ const live = (() => {
     /** Follow the server whose `/engine/plan` this is. */
     begin(plan) {
       server = plan.server;
+      placed = { at: "", tensors: null };
       picture.of(plan.tensors);
       if (server.memory) budget.range(server.memory);
       tick();

@@ -69,7 +69,7 @@ const main = (() => {
   if (window.top === window.self) {
     document.documentElement.dataset.begun = "";
     showColours(store.read("flexinfer.colours"));
-    chat.open(store.all()[0]?.id);
+    chat.open(store.list()[0]?.id);
     conversations.show();
     $("prompt").focus();
     begin();

@@ -68,6 +68,11 @@ const messages = (() => {
     showActions(node, message, state);
   }
 
+  const isNodeOf = (node, message) => node?.classList.contains(message.role)
+    && node.querySelectorAll(".shown img").length === (message.images?.length ?? 0);
+
+  const isAtEnd = () => scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 80;
+
   return {
     log,
 
@@ -86,9 +91,24 @@ const messages = (() => {
       list.forEach((message, at) => update(log.children[at], message, stateOf(at)));
     },
 
+    /** Show what became of the conversation that is shown, where one reads or edits it. */
+    follow(list, stateOf) {
+      const atEnd = isAtEnd();
+      while (log.children.length > list.length) log.lastElementChild.remove();
+      list.forEach((message, at) => {
+        if (!isNodeOf(log.children[at], message)) {
+          const node = make(message);
+          if (log.children[at]) log.children[at].replaceWith(node);
+          else log.append(node);
+        }
+        update(log.children[at], message, stateOf(at));
+      });
+      if (atEnd) scroll.scrollTop = scroll.scrollHeight;
+    },
+
     /** Only what changed of message `at`. */
     update(at, message, state) {
-      const atEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 80;
+      const atEnd = isAtEnd();
       update(log.children[at], message, state);
       if (atEnd) scroll.scrollTop = scroll.scrollHeight;
     },
@@ -97,7 +117,8 @@ const messages = (() => {
       scroll.scrollTop = scroll.scrollHeight;
     },
 
-    /** Edit the text of message `at` in its place; `done` gets the new text, null: left as it was. */
+    /** Edit the text of message `at` in its place; `done` gets the new text and returns, as a promise,
+        whether it was taken. */
     edit(at, text, done) {
       const node = log.children[at];
       const body = node.querySelector(".body"), footer = node.querySelector("footer");
@@ -106,16 +127,19 @@ const messages = (() => {
       field.value = text;
       body.hidden = footer.hidden = true;
       body.after(form);
-      const end = (result) => {
+      const end = () => {
         form.remove();
         body.hidden = footer.hidden = false;
         footer.querySelector('[data-does="edit"]').focus();
-        done(result);
       };
-      form.addEventListener("submit", (event) => { event.preventDefault(); if (field.value.trim()) end(field.value); });
-      form.querySelector('[data-does="leave"]').addEventListener("click", () => end(null));
+      form.addEventListener("submit", async (event) => {
+        event.preventDefault();
+        // What was taken is shown anew, without this form.
+        if (field.value.trim() && await done(field.value)) document.getElementById("prompt").focus();
+      });
+      form.querySelector('[data-does="leave"]').addEventListener("click", end);
       form.addEventListener("keydown", (event) => {
-        if (event.key === "Escape") { event.stopPropagation(); end(null); }
+        if (event.key === "Escape" && !event.isComposing) { event.stopPropagation(); end(); }
         if (sends(event)) { event.preventDefault(); form.requestSubmit(); }
       });
       field.focus();

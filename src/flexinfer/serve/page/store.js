@@ -5,6 +5,8 @@ const store = (() => {
   const PREFIX = "flexinfer.conversation.";
   // What the browser did not take.
   const memory = new Map();
+  // Conversations of the list, by name.
+  const entries = new Map();
 
   function read(name) {
     if (memory.has(name)) return memory.get(name);
@@ -64,8 +66,40 @@ const store = (() => {
     }
   }
 
+  function title(conversation) {
+    const first = conversation.messages.find((one) => one.role === "user");
+    const line = first?.content.trim().split("\n")[0].slice(0, 80);
+    return line || (first ? "An image" : "New conversation");
+  }
+
+  /** What the list shows of it; parsed again only where its text is another. */
+  function listed(name) {
+    const text = read(name);
+    if (entries.get(name)?.text !== text) {
+      const found = parse(text);
+      entries.set(name, { text, shown: found && { id: found.id, title: title(found), changed: found.changed } });
+    }
+    return entries.get(name).shown;
+  }
+
   return {
     read, write, remove, PREFIX,
+
+    /** Call with true once no other tab does so for this id, with false where one does, until it is done. */
+    alone(id, call) {
+      // Of a host that is neither this machine nor encrypted, browsers give no locks.
+      if (!navigator.locks) return call(true);
+      return navigator.locks.request(PREFIX + id, { ifAvailable: true }, (lock) => call(Boolean(lock)));
+    },
+
+    /** Whether the browser keeps anything at all. */
+    get works() {
+      try {
+        return Boolean(localStorage);
+      } catch {
+        return false;
+      }
+    },
 
     /** An empty conversation, kept once something is said in it. */
     begin() {
@@ -78,9 +112,11 @@ const store = (() => {
       return text === null ? null : parse(text);
     },
 
-    /** All, the one changed last first. */
-    all() {
-      return names().map((name) => parse(read(name))).filter(Boolean).sort((a, b) => b.changed - a.changed);
+    /** {id, title, changed} of all, the one changed last first. */
+    list() {
+      const found = names().map(listed).filter(Boolean);
+      for (const name of entries.keys()) if (read(name) === null) entries.delete(name);
+      return found.sort((a, b) => b.changed - a.changed);
     },
 
     /** Returns whether the browser keeps it. */
@@ -92,10 +128,5 @@ const store = (() => {
       remove(PREFIX + id);
     },
 
-    title(conversation) {
-      const first = conversation.messages.find((one) => one.role === "user");
-      const line = first?.content.trim().split("\n")[0].slice(0, 80);
-      return line || (first ? "An image" : "New conversation");
-    },
   };
 })();
