@@ -144,8 +144,12 @@ class Server:
 
         Raises:
             FlexInferError: it has, and not because it was asked to; says why.
+            RequestError: `seconds` is no number.
             UnsupportedError: another process started it: only that one is told.
         """
+        # What is no number would be waited for without an end.
+        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds == seconds):
+            raise RequestError(f"{seconds!r} are no seconds; give a number, or None for no limit")
         if not self._child.ours:
             raise UnsupportedError(
                 f"process {os.getpid()} did not start the server and cannot wait for its end; "

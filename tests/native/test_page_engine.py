@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 MIB = 1 << 20
-KEY = "a key with spaces, ключ"
+KEY = "a key with spaces and ключ"
 NEVER_ENDING = {"prompt": [3, 4, 5], "n_predict": 3000, "ignore_eos": True}
 
 

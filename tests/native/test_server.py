@@ -78,6 +78,9 @@ def test_a_budget_that_cannot_be_is_the_exception_of_the_server(server: Server) 
 def test_it_tells_how_it_is_and_waits(server: Server) -> None:
     assert repr(server) == f"<Server {server.url} pid {server.pid}>"
     assert not server.wait(0.01)
+    for nonsense in (float("nan"), "soon"):
+        with pytest.raises(RequestError, match="are no seconds"):
+            server.wait(nonsense)  # type: ignore[arg-type]
     server.close()
     server.close()
     assert server.wait()
