@@ -180,7 +180,7 @@ def test_who_is_told_of_the_start_may_end_it() -> None:
     [
         ({"memory": "20MiB"}, BudgetError, "the smallest that would do"),
         ({"memory": "lots"}, SizeError, "'lots' is not a size"),
-        ({"memory": True}, SizeError, "'True' is not a size"),
+        ({"memory": True}, RequestError, "'True' is not a size"),
         ({"slots": 0}, RequestError, "--slots"),
         ({"no_such_thing": 1}, RequestError, "No such option '--no-such-thing'"),
         ({"lora": ["nowhere.gguf"]}, ModelNotFoundError, "nowhere.gguf"),
