@@ -34,6 +34,7 @@ from flexinfer.bench.served import serving
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+_EVERY_SECONDS = 2.0
 _ROUTES = ("engine/stats", "engine/tensors", "slots")
 _FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')"
 _TURN = """state => {
@@ -98,7 +99,7 @@ def asking(address: str) -> Iterator[None]:
 
     def ask() -> None:
         with httpx.Client() as client:
-            while not over.wait(1.0):
+            while not over.wait(_EVERY_SECONDS):
                 for route in _ROUTES:
                     client.get(f"{address}/{route}").raise_for_status()
 
@@ -136,7 +137,7 @@ def shares_of_drawing(browser: Browser, address: str, seconds: float) -> tuple[f
     with watching(browser, address) as page, answering(address):
         for state in ("hidden", "visible", "visible", "hidden"):
             page.evaluate(_TURN, state)
-            page.wait_for_timeout(1500)  # what was asked before is answered and drawn
+            page.wait_for_timeout(2500)  # what was asked before is answered and drawn
             found[state].append(share(browser_processes, seconds / 2))
     return statistics.mean(found["hidden"]), statistics.mean(found["visible"])
 

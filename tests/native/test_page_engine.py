@@ -75,7 +75,7 @@ def test_nothing_is_asked_while_nobody_can_see_it(visit: Visit) -> None:
     turn("hidden")
     visit.page.wait_for_timeout(500)  # what was asked before is answered
     before = len(visit.addresses)
-    visit.page.wait_for_timeout(2500)
+    visit.page.wait_for_timeout(3000)
     assert len(visit.addresses) == before
     turn("visible")
     visit.until(lambda: len(visit.addresses) > before)

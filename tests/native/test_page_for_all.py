@@ -94,7 +94,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, server: S
         assert overflow(visit) == 0
         assert not page.locator("#engine").is_visible()
         asked = len(visit.addresses)
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(2500)
         assert len(visit.addresses) == asked, "asks for figures that nobody sees"
         page.get_by_role("button", name="Engine").click()
         page.locator("#slots li").first.wait_for()
