@@ -271,6 +271,15 @@ def test_a_conversation_is_answered_by_one_tab_at_a_time(visit: Visit) -> None:
     other.close()
 
 
+def test_sending_twice_sends_once(visit: Visit) -> None:
+    visit.page.locator("#prompt").fill("once")
+    visit.page.evaluate("[0, 1].forEach(() => document.getElementById('composer').requestSubmit())")
+    visit.stop_early()
+    assert visit.texts[::2] == ["once"]
+    assert not visit.page.locator("#trouble").is_visible()
+    assert len(visit.bodies) == 1
+
+
 def test_what_has_the_focus_keeps_it_while_an_answer_is_kept(visit: Visit) -> None:
     visit.ask("first")
     visit.stop_early()

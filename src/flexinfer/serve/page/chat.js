@@ -89,7 +89,7 @@ const chat = (() => {
       store.alone(conversation.id, async (may) => {
         const does = may && open === conversation && !running();
         resolve(does);
-        if (!may) trouble(ELSEWHERE);
+        if (!may && !runs.has(conversation.id)) trouble(ELSEWHERE);
         if (!does) return;
         change();
         await run();
@@ -205,6 +205,7 @@ const chat = (() => {
       if (open.id !== id || runs.has(id)) return;
       open = store.load(id) ?? store.begin();
       messages.follow(open.messages, stateOf);
+      if (document.activeElement !== $("system")) $("system").value = open.system;
       showField();
     },
 
