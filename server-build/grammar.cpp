@@ -29,6 +29,11 @@ constexpr size_t COPIES = 1 << 30;
 constexpr ptrdiff_t DEPTH = 4 << 20;
 // The clock is a call of the kernel's.
 constexpr int STEPS_A_LOOK = 16;
+constexpr int PLACES_A_STEP = 64;
+// Reading a regular expression takes stack for each of its signs and a multiple for each parenthesis.
+constexpr size_t PATTERN_BYTES = 4096;
+constexpr ptrdiff_t PARENTHESES = 200;
+constexpr size_t PATTERNS = 32;
 
 struct given_up : std::runtime_error {
     using runtime_error::runtime_error;
@@ -70,6 +75,9 @@ struct constrained {
     std::unique_ptr<llama_grammar, void (*)(llama_grammar *)> grammar{nullptr, llama_grammar_free_impl};
 
     void read() {
+        if (patterns.size() > PATTERNS) {
+            throw given_up("grammar_triggers has more than " + std::to_string(PATTERNS) + " texts; give fewer");
+        }
         std::vector<const char *> given;
         for (const auto & pattern : patterns) {
             given.push_back(pattern.c_str());
@@ -193,6 +201,34 @@ void flexinfer_grammar_step(size_t elements) {
     }
     if (++left.steps % STEPS_A_LOOK == 0 && seconds() > left.until) {
         give_up("it takes longer than " + std::to_string(static_cast<int>(SECONDS)) + " s");
+    }
+}
+
+void flexinfer_trigger_step() {
+    static thread_local int places = 0;
+    if (++places % PLACES_A_STEP != 0) {
+        return;
+    }
+    const bool deep = left.top - static_cast<const char *>(__builtin_frame_address(0)) > DEPTH;
+    if (deep || (++left.steps % STEPS_A_LOOK == 0 && seconds() > left.until)) {
+        throw given_up(
+            "a regular expression in grammar_triggers takes more than " +
+            (deep ? std::to_string(DEPTH >> 20) + " MiB of stack" : std::to_string(static_cast<int>(SECONDS)) + " s") +
+            " on this text; give a plainer one, or a word");
+    }
+}
+
+flexinfer_regex::flexinfer_regex(const std::string & pattern) {
+    const auto shown = "grammar_triggers has the regular expression " + pattern.substr(0, 40);
+    if (pattern.size() > PATTERN_BYTES || std::count(pattern.begin(), pattern.end(), '(') > PARENTHESES) {
+        throw given_up(
+            shown + "..., which has more than " + std::to_string(PATTERN_BYTES) + " bytes or " +
+            std::to_string(PARENTHESES) + " parentheses; give a plainer one");
+    }
+    try {
+        assign(pattern);
+    } catch (const std::regex_error & error) {
+        throw given_up(shown + ", which does not read: " + error.what() + "; correct it");
     }
 }
 

@@ -50,7 +50,8 @@ const char * const NO_URL =
     "images are read from no URL, neither another host's nor a file's; send data:image/png;base64, and the image";
 // How the sentences of grammar.cpp begin, of which llama.cpp makes faults of the server.
 const char * const GRAMMARS[] = {
-    "llama.cpp cannot follow the grammar", "llama.cpp does not read the grammar", "the grammar allows none"};
+    "llama.cpp cannot follow the grammar", "llama.cpp does not read the grammar", "the grammar allows none",
+    "a regular expression in grammar_triggers", "grammar_triggers has"};
 const char * const STOPPING = "the server is stopping; send the request again once it runs";
 // One probability of one token: its text, its bytes and its number, as kept and as JSON.
 constexpr int64_t PROBABILITY_BYTES = 512;
@@ -332,6 +333,13 @@ task_params server_schema::eval_llama_cmpl_schema(const llama_vocab * vocab, con
         const reply checked = ask("CHECK grammar", params.sampling.grammar.grammar);
         if (checked.status != 200) {
             throw std::invalid_argument(checked.data);
+        }
+    }
+    for (const auto & trigger : params.sampling.grammar_triggers) {
+        if (trigger.type < COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN || trigger.type > COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN_FULL) {
+            throw std::invalid_argument(
+                "grammar_triggers has the type " + std::to_string(static_cast<int>(trigger.type)) +
+                "; give 0 (token), 1 (word), 2 (pattern) or 3 (pattern of the whole text)");
         }
     }
     const int64_t asked = params.sampling.n_probs;

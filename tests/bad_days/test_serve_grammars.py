@@ -47,6 +47,35 @@ _GRAMMARS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def _triggered(*triggers: tuple[int, str], grammar: str = "root ::= [a-z]+") -> dict[str, Any]:
+    """A grammar that waits until the text has a trigger: a type and a text each."""
+    listed = [{"type": kind, "value": text} for kind, text in triggers]
+    return {"grammar": grammar, "grammar_lazy": True, "grammar_triggers": listed}
+
+
+_WORD, _PATTERN, _WHOLE = 1, 2, 3
+_TRIGGERS: dict[str, tuple[dict[str, Any], str]] = {
+    "ever more ways to a trigger": (
+        _triggered((_PATTERN, "(.*)*(.*)*(.*)*0123")),
+        "takes more than 2 s on this text",
+    ),
+    "ways that take no sign": (
+        _triggered((_PATTERN, "(()|()|()|()){30}0123")),
+        "takes more than 2 s on this text",
+    ),
+    "looks ahead": (_triggered((_PATTERN, "(?=(.*)*(.*)*(.*)*0123)x")), "takes more than 2 s"),
+    "all of the text": (_triggered((_WHOLE, r"(([a-z]|\s)+)+0123")), "takes more than 2 s"),
+    "no such kind": (_triggered((99, "x")), "the type 99; give 0 (token), 1 (word)"),
+    "no kind below": (_triggered((-1, "x")), "the type -1; give 0"),
+    "does not read": (_triggered((_PATTERN, "[a")), "expression [a, which does not read"),
+    "within each other": (_triggered((_PATTERN, "(" * 9999)), "or 200 parentheses"),
+    "long word": (_triggered((_WORD, "a " * 99_999)), "more than 4096 bytes"),
+    "written out": (_triggered((_PATTERN, "((a{99}){99}){99}")), "which does not read"),
+    "many": (_triggered(*[(_PATTERN, "a")] * 99), "more than 32 texts"),
+}
+_GRAMMARS |= _TRIGGERS
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
     with serving(MODEL, "--slots", 2, "--ctx", 512, "--memory", "300MiB") as served:
@@ -83,6 +112,18 @@ def test_a_stream_ends_with_the_sentence(server: Served) -> None:
     with server.stream("/completion", {"prompt": "O", "grammar": _DOUBLING}) as answer:
         said = answer.read().decode()
     assert said.count(_CANNOT_FOLLOW) == 1
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [(_WORD, "th"), (_PATTERN, "x|(th)"), (_WHOLE, r"(?:[^t]|t[^h])*(th)[\s\S]*")],
+    ids=["word", "pattern", "whole"],
+)
+def test_a_trigger_that_is_taken_still_holds(server: Served, trigger: tuple[int, str]) -> None:
+    asked = _triggered(trigger, grammar='root ::= "th" [a-z]* "!"')
+    written = server.complete(prompt="O", n_predict=200, temperature=0, **asked)["content"]
+    assert written.endswith("!")
+    assert written[written.index("th") + 2 : -1].isalpha()
 
 
 def test_grammars_that_are_taken_still_hold(server: Served) -> None:
