@@ -156,6 +156,10 @@ class Budgeted(Drafting):
             elsewhere=self.plan.request.split is not None,
         )
 
+    @property
+    def _is_idle(self) -> bool:
+        return self._turns is None or self._turns.is_idle
+
     def _keeping_rows(self) -> AbstractContextManager[None]:
         return self._running().keeping_rows()
 

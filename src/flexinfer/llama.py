@@ -17,6 +17,8 @@ from flexinfer.binding.chat_template import ChatTemplate
 from flexinfer.binding.check_arguments import overridden
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.gate import gated
+from flexinfer.binding.kinds import path as path_of
+from flexinfer.binding.kinds import plain
 from flexinfer.binding.log import listen
 from flexinfer.binding.private import adopt_vocabulary, begin, templates_by, wrap_computing
 from flexinfer.binding.projector import load_projector
@@ -108,21 +110,22 @@ class Llama(Pretrained):
     ) -> None:
         # There are turns already where it is opened anew, without a worker that was lost.
         self._turns = self._turns or self._begin_turns()
-        self._listeners = {"on_move": on_move, "on_lost": on_lost}
+        path, given = path_of("model_path", model_path), plain({"catalogue": catalogue})
+        self._listeners = plain({"on_move": on_move, "on_lost": on_lost})
         ours: dict[str, Any] = {"memory": memory, "weight_memory": weight_memory, "window": window}
         ours |= {"strategy": strategy, "min_ctx": min_ctx, "repack": repack, "draft": draft}
-        ours |= {"rpc": rpc, "mirrors": tuple(os.fspath(mirror) for mirror in mirrors)}
+        ours, options = plain({**ours, "rpc": rpc, "mirrors": mirrors}), plain(options)
         self._asked = {**ours, **options}
-        self.catalogue = self._checked(model_path, catalogue, ours, options)
+        self.catalogue = self._checked(path, given["catalogue"], ours, options)
         if options.get("vocab_only"):
-            self._open_vocabulary(os.fspath(model_path), bool(options.get("verbose", True)))
+            self._open_vocabulary(path, bool(options.get("verbose", True)))
             return
         adapter, held = take_adapter(options, self.catalogue), self._prepared(options, **ours)
         try:
-            self._open(os.fspath(model_path), held, options)
+            self._open(path, held, options)
             self._furnish(options.get("seed"), adapter)
             self._draft(draft)
-            if memory == "auto":
+            if ours["memory"] == "auto":
                 self._follower = Follower(weakref.proxy(self), moved=on_move)
             self._turns.stage = Stage.OPEN
         except BaseException:

@@ -10,6 +10,7 @@ import llama_cpp
 
 from flexinfer.binding.arguments import refuse_placement
 from flexinfer.binding.check_arguments import check_arguments
+from flexinfer.binding.kinds import plain
 from flexinfer.closing import Closing
 from flexinfer.machine.budget import wished_budget
 from flexinfer.machine.machine import Machine
@@ -49,5 +50,5 @@ class Pretrained(Closing):
         """
         names = signature(llama_cpp.Llama.from_pretrained)
         asked = names.bind(repo_id, filename, *arguments, **options).arguments
-        check_asked(asked.get("kwargs", {}), signature(cls.__init__).parameters)
+        check_asked(plain(asked.get("kwargs", {})), signature(cls.__init__).parameters)
         return super().from_pretrained(repo_id, filename, *arguments, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ def _nested(depth: int) -> Any:
     return {"properties": {"a": _nested(depth - 1)}} if depth else {}
 
 
+def _endless() -> Any:
+    prompt: list[Any] = []
+    prompt.append(prompt)
+    return prompt
+
+
 def _fail(*_: Any) -> Any:
     raise RequestError("the processor gives up")
 
@@ -145,6 +152,21 @@ _REQUESTS: dict[str, tuple[Ask, str]] = {
     "half a character in stop": (_complete(stop=["\ud800"]), "half a character"),
     "half a character": (lambda llm: llm("\ud800"), "half a character"),
     "prompt of bytes": (lambda llm: llm(b"x"), "the prompt is"),
+    "prompt of lists": (lambda llm: llm([[1]]), "token 1 is [1]"),
+    "prompt within itself": (lambda llm: llm(_endless()), "token 1 is [[...]]"),
+    "tokens of bytes": (lambda llm: next(llm.generate(b"x")), "the tokens are b'x'"),
+    "tokens of nothing": (lambda llm: next(llm.generate(None)), "the tokens are None"),
+    "text for tokens": (lambda llm: llm.eval("one"), "the tokens are 'one'"),
+    "a number for tokens": (lambda llm: llm.detokenize(5), "the tokens are 5"),
+    "tokens to be checked": (lambda llm: llm.check_prompt([2**40]), "token 1 is 1099511627776"),
+    "suffix": (_complete(suffix=0), "suffix is 0"),
+    "processor": (_complete(logits_processor=[None]), "give a LogitsProcessorList"),
+    "criteria": (_complete(stopping_criteria=[len]), "give a StoppingCriteriaList"),
+    "seed": (lambda llm: llm.set_seed(None), "seed is None"),
+    "cache": (lambda llm: llm.set_cache("x"), "cache is 'x'"),
+    "state": (lambda llm: llm.load_state(b"x"), "the state is b'x'"),
+    "index": (lambda llm: [llm.eval([5]), llm.sample(idx="x")], "idx is 'x'"),
+    "sampled by hand": (lambda llm: [llm.eval([5]), llm.sample(temp=None)], "temperature is None"),
     "prompt of negatives": (lambda llm: llm([-1]), "token 1 is -1"),
     "prompt above": (lambda llm: llm([2**31]), "the model has tokens 0 to"),
     "empty prompt": (lambda llm: [llm.reset(), next(llm.generate([]))], "the prompt is empty"),
@@ -234,6 +256,23 @@ _ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "who drafts": ({"draft_model": "small.gguf"}, "draft_model is 'small.gguf'"),
     "who tokenizes": ({"tokenizer": 5}, "tokenizer is 5"),
     "who chats": ({"chat_handler": "llava"}, "chat_handler is 'llava'"),
+    "layers": ({"n_gpu_layers": "all"}, "n_gpu_layers is 'all'"),
+    "least context": ({"min_ctx": -1}, "min_ctx is -1"),
+    "least context of nan": ({"min_ctx": _NAN}, "min_ctx is nan"),
+    "switch": ({"logits_all": "no"}, "logits_all is 'no'"),
+    "numbers for a switch": ({"use_mmap": np.array([1, 0])}, "use_mmap is array([1, 0])"),
+    "no pooling": ({"pooling_type": None}, "pooling_type is None"),
+    "numbers for memory": ({"memory": np.array([1, 2])}, "memory is array([1, 2])"),
+    "strategy": ({"strategy": ["flex"]}, "no strategy ['flex']"),
+    "KV in a list": ({"type_k": [1]}, "type_k is [1]"),
+    "workers": ({"rpc": 5}, "rpc is 5"),
+    "mirrors": ({"mirrors": [5]}, "mirrors is 5; give a path"),
+    "adapter": ({"lora_path": True}, "lora_path is True; give a path"),
+    "format": ({"chat_format": ["x"]}, "chat_format is ['x']; give a text"),
+    "overrides": ({"kv_overrides": []}, "kv_overrides is []"),
+    "header": ({"catalogue": "x"}, "catalogue is 'x'"),
+    "who hears of moves": ({"on_move": 5}, "on_move is 5; give a function"),
+    "shares": ({"tensor_split": "half"}, "tensor_split is 'half'"),
     "override by a long name": ({"kv_overrides": {"a" * 300: 1}}, "at most 127 bytes"),
 }
 
@@ -262,6 +301,72 @@ def test_arguments_of_other_peoples_code_do_no_harm(
     expected = _complete()(llm)["choices"]
     with Llama(path, **{**OPTIONS, **copied}, logits_all=True) as other:
         assert _complete()(other)["choices"] == expected
+
+
+def test_values_of_numpy_are_taken(path: str, llm: Llama) -> None:
+    llm.reset()
+    expected = _complete(seed=3, temperature=0.9)(llm)["choices"]
+    same = {"n_batch": np.int32(32), "n_ctx": np.int64(OPTIONS["n_ctx"]), "seed": np.int64(7)}
+    switches = {"logits_all": np.bool_(True), "n_gpu_layers": None, "rpc": None, "mirrors": None}
+    with Llama(path, **{**OPTIONS, **same, **switches}) as other:
+        assert _complete(seed=np.int64(3), temperature=0.9)(other)["choices"] == expected
+        assert _complete()(other)["choices"] == _complete()(llm)["choices"]
+        with pickle.loads(pickle.dumps(other)) as third:
+            assert _complete()(third)["choices"] == _complete()(llm)["choices"]
+
+
+def test_what_is_sampled_by_hand_follows_its_own_options(llm: Llama) -> None:
+    def by_hand() -> int:
+        llm.reset()
+        llm.eval([5, 6])
+        return llm.sample(temp=0.0)
+
+    expected = by_hand()
+    only = LlamaGrammar.from_string('root ::= "e" "e"*', verbose=False)
+    assert set(llm("one", grammar=only, max_tokens=3)["choices"][0]["text"]) == {"e"}
+    assert by_hand() == expected
+
+
+def test_a_bias_beside_a_processor(llm: Llama) -> None:
+    calls: list[int] = []
+
+    def note(tokens: Any, scores: Any) -> Any:
+        calls.append(len(tokens))
+        return scores
+
+    processors = LogitsProcessorList([note])
+    wanted = llm.tokenize(b"two", add_bos=False)[-1]
+    options: dict[str, Any] = {"logits_processor": processors, "logit_bias": {wanted: 1000.0}}
+    for _ in range(2):
+        answer = _complete(**options, max_tokens=2)(llm)["choices"][0]["text"]
+        assert answer == llm.detokenize([wanted, wanted]).decode()
+    assert len(calls) == 4
+    assert processors == [note]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"llama_state": b"short"},
+        {"llama_state": None},
+        {"llama_state_size": -1},
+        {"llama_state_size": "x"},
+        {"n_tokens": 100},
+        {"n_tokens": -5},
+        {"scores": None},
+        {"scores": np.zeros(3)},
+        {"input_ids": None},
+    ],
+)
+def test_a_state_that_is_broken(llm: Llama, broken: dict[str, Any]) -> None:
+    llm.reset()
+    expected = _complete()(llm)["choices"]
+    state = pickle.loads(pickle.dumps(llm.save_state()))
+    for name, value in broken.items():
+        setattr(state, name, value)
+    with pytest.raises(RequestError, match="the state is another model's"):
+        llm.load_state(state)
+    assert _complete()(llm)["choices"] == expected
 
 
 def test_what_is_no_longer_asked_is_not_taken_in_silence(llm: Llama) -> None:

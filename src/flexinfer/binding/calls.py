@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from inspect import signature
 from typing import Any, TypeVar
@@ -18,16 +19,20 @@ from flexinfer.binding.check_request import (
     check_sampling,
     check_text,
     check_tokens,
+    check_whole,
+    listed_tokens,
+    shown_value,
 )
 from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.handler_templates import template_of_stranger
-from flexinfer.binding.sampling import Chain, chain
+from flexinfer.binding.sampling import Chain, Processors, chain
 from flexinfer.binding.saving import Saving
 from flexinfer.binding.text_limits import expressions, seconds_for, stack_for
 from flexinfer.errors import RequestError
 
 Own = TypeVar("Own", bound="Calls")
 # What the parent says of a prompt that leaves no room.
+_CACHE = ("__getitem__", "__setitem__", "__contains__")
 _TOO_MANY = re.compile(r"Requested tokens \((\d+)\) exceed context window")
 
 
@@ -37,6 +42,11 @@ class Calls(Saving):
     _batches: Batches
     # Makes a native call that may abort; see `sampling`.
     _survive: Survive
+
+    @property
+    @abstractmethod
+    def _is_idle(self) -> bool:
+        """Whether no answer has the context."""
 
     def __enter__(self: Own) -> Own:
         return self
@@ -52,7 +62,7 @@ class Calls(Saving):
         Raises:
             RequestError: the model writes no text, or its encoder cannot take the prompt at once.
         """
-        tokens = list(tokens)
+        tokens = listed_tokens(tokens)
         names = signature(llama_cpp.Llama.generate)
         check_sampling(names.bind(self, tokens, *arguments, **options).arguments)
         self._batches.check_writes()
@@ -76,7 +86,11 @@ class Calls(Saving):
         check_completion(asked, self.n_vocab())
         if asked.get("logprobs") is not None:
             self._batches.check_logprobs()
-        return super().create_completion(*arguments, **options)
+        if asked.get("logits_processor") is not None:
+            # The parent would add a bias to the caller's own list, and then use none of them.
+            asked["logits_processor"] = Processors(asked["logits_processor"])
+        del asked["self"]
+        return super().create_completion(**asked)
 
     def _create_completion(self, *arguments: Any, **options: Any) -> Iterator[Any]:
         try:
@@ -185,9 +199,30 @@ class Calls(Saving):
 
     def check_prompt(self, tokens: Sequence[int]) -> None:
         """Raise `RequestError` for a prompt that `generate` would refuse."""
+        check_tokens(tokens, self.n_vocab())
         self._batches.check_writes()
         if self._batches.encodes_prompts:
             self._batches.start_after(tokens)
+
+    def set_seed(self, seed: int) -> None:
+        """As the parent's.
+
+        Raises:
+            RequestError: it is no whole number.
+        """
+        check_whole("seed", seed)
+        # The parent draws further seeds from it by a library that knows no numbers of numpy's.
+        super().set_seed(int(seed))
+
+    def set_cache(self, cache: Any) -> None:
+        """As the parent's.
+
+        Raises:
+            RequestError: it holds no states.
+        """
+        if cache is not None and not all(hasattr(cache, name) for name in _CACHE):
+            raise RequestError(f"cache is {shown_value(cache)}; give a LlamaRAMCache or None")
+        super().set_cache(cache)
 
     def eval(self, tokens: Sequence[int]) -> None:
         check_tokens(tokens, self.n_vocab())
@@ -198,7 +233,8 @@ class Calls(Saving):
     def sample(self, *arguments: Any, **options: Any) -> int:
         if not self.n_tokens:
             raise RequestError("nothing was computed yet; evaluate a token before sampling")
-        before = private.Sampling(self)
+        # What an answer sampled with is not for what is sampled by hand after it.
+        before = private.Sampling(self, over=self._is_idle)
         try:
             return int(super().sample(*arguments, **options))
         except BaseException:

@@ -25,6 +25,7 @@ _WHOLE: dict[str, tuple[float, float]] = {
     "n_ctx": (0, INT32),
     "n_batch": (1, INT32),
     "n_ubatch": (0, INT32),
+    "min_ctx": (0, INT32),
     "n_threads": (-1, _MAX_THREADS),
     "n_threads_batch": (-1, _MAX_THREADS),
     "last_n_tokens_size": (0, INT32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -19,6 +20,8 @@ _FRACTIONS = (
     *("temp", "top_p", "min_p", "typical_p", "tfs_z", "repeat_penalty", "frequency_penalty"),
     *("presence_penalty", "mirostat_tau", "mirostat_eta"),
 )
+# Texts, whose bytes would be taken for tokens.
+_RAW = (str, bytes, bytearray, memoryview)
 
 
 def check_fraction(name: str, value: Any) -> None:
@@ -43,6 +46,7 @@ def check_sampling(options: Mapping[str, Any]) -> None:
             check_fraction("temperature" if name == "temp" else name, options[name])
     check_whole("top_k", options.get("top_k", 0))
     check_whole("mirostat_mode", options.get("mirostat_mode", 0), 0, 2)
+    _check_calls(options)
     grammar = options.get("grammar")
     if grammar is not None and not is_grammar(grammar):
         raise RequestError(
@@ -50,12 +54,59 @@ def check_sampling(options: Mapping[str, Any]) -> None:
         )
 
 
-def check_tokens(tokens: Sequence[Any], vocabulary: int) -> None:
-    """Raise `RequestError` for a token that the vocabulary does not have."""
-    known = np.asarray(tokens)
-    if not known.size:
+def _check_calls(options: Mapping[str, Any]) -> None:
+    stopping = options.get("stopping_criteria")
+    if stopping is not None and not callable(stopping):
+        raise RequestError(
+            f"stopping_criteria is {shown_value(stopping)}; give a StoppingCriteriaList or a "
+            "function"
+        )
+    processors = options.get("logits_processor")
+    if processors is not None and not (
+        isinstance(processors, (list, tuple)) and all(map(callable, processors))
+    ):
+        raise RequestError(
+            f"logits_processor is {shown_value(processors)}; give a LogitsProcessorList"
+        )
+
+
+def listed_tokens(tokens: Any) -> list[Any]:
+    """`tokens`, which may be an iterator, as a list; each is still to be checked.
+
+    Raises:
+        RequestError: they are none.
+    """
+    if isinstance(tokens, (*_RAW, Mapping)):
+        raise _no_tokens(tokens)
+    try:
+        return list(tokens)
+    except TypeError as error:
+        raise _no_tokens(tokens) from error
+
+
+def _no_tokens(value: Any) -> RequestError:
+    return RequestError(
+        f"the tokens are {shown_value(value)}; give a list of whole numbers, as tokenize() returns"
+    )
+
+
+def check_tokens(tokens: Any, vocabulary: int) -> None:
+    """Raise `RequestError` for what is no list of tokens that the vocabulary has."""
+    if not isinstance(tokens, (Sequence, np.ndarray, array)) or isinstance(tokens, _RAW):
+        raise _no_tokens(tokens)
+    if not len(tokens):
         return
-    if known.dtype.kind in "iu" and known.min() >= 0 and known.max() < vocabulary:
+    try:
+        known = np.asarray(tokens)
+    except ValueError:
+        # Lists of several lengths, or too deep: told below by what is no token.
+        known = np.asarray(())
+    if (
+        known.ndim == 1
+        and known.dtype.kind in "iu"
+        and known.min() >= 0
+        and known.max() < vocabulary
+    ):
         return
     for at, token in enumerate(tokens):
         if not isinstance(token, Integral) or not 0 <= int(token) < vocabulary:
@@ -72,7 +123,9 @@ def check_completion(options: Mapping[str, Any], vocabulary: int) -> None:
         check_text("the prompt", prompt)
     elif not isinstance(prompt, list):
         raise RequestError(f"the prompt is {shown_value(prompt)}; give a text or a list of tokens")
-    check_text("suffix", options.get("suffix") or "")
+    else:
+        check_tokens(prompt, vocabulary)
+    check_text("suffix", "" if options.get("suffix") is None else options["suffix"])
     check_stops(options.get("stop"))
     check_biases(options.get("logit_bias"), vocabulary)
     for name, least in (("logprobs", 0), ("max_tokens", -math.inf), ("seed", -math.inf)):

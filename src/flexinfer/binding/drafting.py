@@ -13,6 +13,7 @@ import llama_cpp
 
 from flexinfer.binding import private
 from flexinfer.binding.calls import Calls
+from flexinfer.binding.check_request import check_whole, listed_tokens
 from flexinfer.errors import RequestError
 
 
@@ -57,7 +58,7 @@ class Drafting(Calls):
         Raises:
             RequestError: tokens are sent into an answer that is drafted.
         """
-        drafts, tokens = self._drafts, list(tokens)
+        drafts, tokens = self._drafts, listed_tokens(tokens)
         answer = super().generate(tokens, *arguments, **options)
         if drafts is None:
             yield from answer
@@ -95,6 +96,8 @@ class Drafting(Calls):
 
     def sample(self, *arguments: Any, **options: Any) -> int:
         at = options.get("idx")
+        if at is not None:
+            check_whole("idx", at)
         if self._rows_gone and at is not None and at < self.n_tokens:
             token = int(self.input_ids[at])
             private.forget_from(self, at)

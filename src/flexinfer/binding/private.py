@@ -138,8 +138,7 @@ def begin(llm: llama_cpp.Llama) -> None:
 def templates_by(make: Callable[..., Any]) -> Iterator[None]:
     """While entered, chat templates that this thread reads with a model are made by `make`.
 
-    The class would compile them as it is constructed, whoever wrote them. And it would know none of
-    the metadata where one byte is no UTF-8.
+    The class would compile them at once, and know no metadata at all where a byte is no UTF-8.
     """
     me, theirs = threading.get_ident(), llama_chat_format.Jinja2ChatFormatter
     strict = internals.LlamaModel.metadata
@@ -223,7 +222,8 @@ def known_tokens(llm: llama_cpp.Llama, count: int) -> Any:
 class Sampling:
     """What a request keeps in the class beside the context, while another one computes."""
 
-    def __init__(self, llm: llama_cpp.Llama) -> None:
+    def __init__(self, llm: llama_cpp.Llama, *, over: bool = False) -> None:
+        llm._sampler = None if over else llm._sampler
         self.kept = llm._sampler, llm._requires_eval
 
     def give_back(self, llm: llama_cpp.Llama) -> None:

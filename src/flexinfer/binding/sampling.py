@@ -23,6 +23,14 @@ from flexinfer.errors import RequestError
 _MIROSTAT_TOKENS = 100
 
 
+class Processors(llama_cpp.LogitsProcessorList):  # type: ignore[misc]
+    """Processors of the logits of one request; the parent goes on with what `extend` returns."""
+
+    def extend(self, more: Iterable[Callable[..., Any]]) -> Processors:
+        """These and `more`: the list itself is the caller's."""
+        return Processors([*self, *more])
+
+
 class Chain(private.Sampler):  # type: ignore[misc]
     """Samplers of one request, applied in the order in which they were added."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import llama_cpp
 from llama_cpp.llama import LlamaState
 
-from flexinfer.binding import state
+from flexinfer.binding import state as states
 from flexinfer.errors import RequestError
 from flexinfer.memory.ledger import Ledger
 
@@ -31,15 +31,15 @@ class Saving(llama_cpp.Llama):
         Raises:
             BudgetError: it does not fit; see `save_state_file`.
         """
-        return state.save_state(self, self._ledger)
+        return states.save_state(self, self._ledger)
 
-    def load_state(self, saved: LlamaState) -> None:
+    def load_state(self, state: LlamaState) -> None:
         """Go on from a state that `save_state` returned, here or of the parent class.
 
         Raises:
             RequestError: it is another model's, or larger than the context.
         """
-        state.load_state(self, saved)
+        states.load_state(self, state)
 
     def save_state_file(self, path: str | os.PathLike[str]) -> None:
         """Write what was computed so far to a file, layer by layer.
@@ -47,7 +47,7 @@ class Saving(llama_cpp.Llama):
         Raises:
             RequestError: nothing was computed, or the file cannot be written.
         """
-        state.write_file(self, Path(path), self._ledger, self.memory_use()["kv"], self._kernels)
+        states.write_file(self, Path(path), self._ledger, self.memory_use()["kv"], self._kernels)
 
     def load_state_file(self, path: str | os.PathLike[str]) -> int:
         """Go on from a file that `save_state_file` wrote; returns the number of its tokens.
@@ -57,7 +57,7 @@ class Saving(llama_cpp.Llama):
                 computed with other kernels.
         """
         kv_bytes = self.memory_use()["kv"]
-        ids = state.read_file(self, Path(path), self._ledger, kv_bytes, self._kernels)
+        ids = states.read_file(self, Path(path), self._ledger, kv_bytes, self._kernels)
         if ids is None:
             raise RequestError(
                 f"{os.fspath(path)} is no state of this model that fits the context of "

@@ -11,6 +11,7 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 
 import llama_cpp.llama_cpp as binding
@@ -20,6 +21,7 @@ from llama_cpp.llama import LlamaState
 from llama_cpp.llama_cache import LlamaRAMCache
 
 from flexinfer.binding import private
+from flexinfer.binding.check_request import shown_value
 from flexinfer.errors import RequestError
 from flexinfer.memory.ledger import Ledger
 from flexinfer.memory.pointers import first_byte, size_cell
@@ -72,10 +74,11 @@ def load_state(llm: Llama, state: LlamaState) -> None:
     Raises:
         RequestError: it is another model's, or larger than the context.
     """
+    if not isinstance(state, LlamaState):
+        raise RequestError(f"the state is {shown_value(state)}; give what save_state() returned")
     size, tokens = state.llama_state_size, state.n_tokens
-    fits = tokens <= llm.n_ctx() and state.scores.shape[1] == llm.n_vocab()
     if (
-        not fits
+        not _fits(llm, state)
         or binding.llama_state_set_data(llm.ctx, first_byte(state.llama_state), size) != size
     ):
         private.clear(llm)
@@ -83,6 +86,21 @@ def load_state(llm: Llama, state: LlamaState) -> None:
     if private.keeps_logits(llm):
         llm.scores[:tokens] = state.scores
     private.take_over(llm, state.input_ids[:tokens], state.seed)
+
+
+def _fits(llm: Llama, state: LlamaState) -> bool:
+    """Whether its parts agree; bytes that are missing would be read from behind it."""
+    try:
+        rows, columns = state.scores.shape
+        return bool(
+            0 <= state.n_tokens <= min(llm.n_ctx(), len(state.input_ids))
+            and 0 <= state.llama_state_size <= len(state.llama_state)
+            and columns == llm.n_vocab()
+            and (rows in (1, state.n_tokens) or not private.keeps_logits(llm))
+            and isinstance(state.seed, Integral)
+        )
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def write_file(llm: Llama, path: Path, ledger: Ledger, kv_bytes: int, kernels: str) -> None:

@@ -81,6 +81,11 @@ class Turns(Generic[T]):
         """Whether this thread has the turn."""
         return self._holder == threading.get_ident()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request has the context."""
+        return self._current is None
+
     def check(self, *, weights: bool = True) -> None:
         """Raise `EngineError` where the model cannot be used, or has no `weights` that are used."""
         if self.forked:

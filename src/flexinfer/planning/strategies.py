@@ -69,5 +69,5 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 def check_strategy(name: str) -> None:
     """Raise `RequestError` unless there is a strategy of that name."""
-    if name not in STRATEGIES:
+    if not isinstance(name, str) or name not in STRATEGIES:
         raise RequestError(f"there is no strategy {name!r}; take one of {', '.join(STRATEGIES)}")

@@ -26,7 +26,7 @@ def is_file(draft: object) -> bool:
     Raises:
         RequestError: it is no way of drafting at all.
     """
-    if draft in NAMES:
+    if isinstance(draft, str) and draft in NAMES:
         return False
     path = os.fspath(draft) if isinstance(draft, (str, os.PathLike)) else ""
     if isinstance(path, str) and (path.endswith(".gguf") or os.path.exists(path)) and path:
