@@ -11,7 +11,7 @@ from support.projector import OPTIONS, describe, describe_plainly, handler, writ
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
-from flexinfer.errors import BudgetError, ModelNotFoundError, RequestError
+from flexinfer.errors import BudgetError, ModelFileError, RequestError
 from flexinfer.machine.machine import process_memory
 
 _WIDTH = 256  # of tiny-llama
@@ -94,15 +94,20 @@ def test_a_handler_renders_the_models_own_template_where_all_are_rendered(
         assert describe(llm) == describe(llm)
 
 
-def test_a_projector_that_went_away(tiny_model: TinyModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("instead", ["nothing", "pipe", "folder", "empty", "part", "model"])
+def test_a_projector_that_is_none(tiny_model: TinyModel, tmp_path: Path, instead: str) -> None:
+    model = tiny_model("tiny-llama", "q4_0")
     projector = write_projector(tmp_path / "mmproj.gguf", _WIDTH)
-    chat = handler(projector)
+    chat, raw = handler(projector), projector.read_bytes()
     projector.unlink()
-    with pytest.raises(ModelNotFoundError, match="give the projector's path"):
-        Llama(
-            str(tiny_model("tiny-llama", "q4_0")),
-            weight_memory="1MiB",
-            chat_handler=chat,
-            verbose=False,
-            **OPTIONS,
-        )
+    if instead == "pipe":
+        os.mkfifo(projector)
+    elif instead == "folder":
+        projector.mkdir()
+    elif instead != "nothing":
+        other = {"empty": b"", "part": raw[:-999], "model": model.read_bytes()}
+        projector.write_bytes(other[instead])
+    with pytest.raises(ModelFileError) as refused:
+        Llama(str(model), weight_memory="1MiB", chat_handler=chat, verbose=False, **OPTIONS)
+    assert str(projector) in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -10,7 +10,8 @@ import os
 from typing import Any
 
 from flexinfer.binding.private import load_image_projector
-from flexinfer.errors import ModelFileError, ModelNotFoundError
+from flexinfer.errors import ModelFileError
+from flexinfer.gguf.check_projector import check_projector
 from flexinfer.machine.machine import process_memory
 from flexinfer.memory.ledger import Ledger
 
@@ -23,15 +24,13 @@ def load_projector(llm: Any, handler: Any, ledger: Ledger) -> int:
     Raises:
         BudgetError: it does not fit, even with the smallest window for weights.
         ModelNotFoundError: there is no such file.
-        ModelFileError: llama.cpp does not load it beside this model.
+        ModelFileError: it is no projector, or llama.cpp does not load it beside this model.
     """
     path = getattr(handler, "clip_model_path", None)
     if path is None:
         return 0
-    try:
-        expected = os.path.getsize(path)
-    except OSError as error:
-        raise ModelNotFoundError(f"{path}: {error.strerror}; give the projector's path") from error
+    check_projector(path)
+    expected = os.path.getsize(path)
     ledger.charge(ACCOUNT, expected)
     charged = expected
     try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from flexinfer.errors import ModelFileError, ModelNotFoundError
-from flexinfer.gguf.catalogue import Catalogue, read_catalogue
+from flexinfer.errors import ModelNotFoundError
+from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.check_adapter import check_adapter
+from flexinfer.gguf.check_projector import check_projector
 
 
 def file_bytes(paths: Iterable[str]) -> int:
@@ -34,12 +35,7 @@ def projector_bytes(path: str | None) -> int:
     """
     if path is None:
         return 0
-    kind = read_catalogue(path).architecture
-    if kind != "clip":
-        raise ModelFileError(
-            f"{path} is no projector (its architecture is {kind}); give the mmproj file that was "
-            "made for this model"
-        )
+    check_projector(path)
     return file_bytes([path])
 
 
