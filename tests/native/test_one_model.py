@@ -24,6 +24,7 @@ from support.tiny_model import TinyModel
 from flexinfer import Llama
 from flexinfer.errors import BudgetError, EngineError, RequestError
 from flexinfer.machine.machine import process_memory
+from flexinfer.native.device import aborts, device
 
 _VICTIM = Path(__file__).parents[1] / "support" / "victims" / "methods.py"
 _GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0}
@@ -193,6 +194,18 @@ def test_a_child_opens_a_model_of_its_own(path: str, llm: Llama) -> None:
 
     assert in_child(child) == 0
     assert _text(llm, "one two") == expected
+
+
+def test_a_child_opens_a_model_though_another_thread_was_about_to(path: str, llm: Llama) -> None:
+    """The child does not have the thread that would give the locks back."""
+    expected, size = _text(llm, "one two"), threading.stack_size()
+
+    def child() -> bool:
+        with Llama(path, **OPTIONS) as own:
+            return _text(own, "one two") == expected and threading.stack_size() == size
+
+    with aborts._stack_lock, device._device_lock:
+        assert in_child(child) == 0
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda llm: pickle.loads(pickle.dumps(llm))])

@@ -8,6 +8,7 @@ lost has to be asked after each call that may have used it.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, c_bool, c_char_p, c_int, c_size_t, c_uint64, c_void_p
@@ -49,9 +50,14 @@ class Rpc:
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._native, name)
             function.restype, function.argtypes = result, arguments
-        self._lock = threading.Lock()
+        self._anew()
+        os.register_at_fork(after_in_child=self._anew)
         self._devices: dict[str, int] = {}
         self._kept: list[Any] = []
+
+    def _anew(self) -> None:
+        """A lock that another thread held is held for ever in a process that was forked."""
+        self._lock = threading.Lock()
 
     def device(self, endpoint: str) -> int:
         """The ``ggml_backend_dev_t`` of a worker's memory.

@@ -26,8 +26,9 @@ from flexinfer.native.device.uncaught import Uncaught
 from flexinfer.native.library import Library
 
 T = TypeVar("T")
-# Python keeps one size of stacks for the process.
+# Python keeps one size of stacks for the process; what it was while another one is set.
 _stack_lock = threading.Lock()
+_usual_stack: int | None = None
 
 # Where llama.cpp was compiled, the file in it, and what did not hold.
 _MESSAGE = re.compile(r"(?:.*/)?llama\.cpp/(?P<place>\S+?:\d+): (?P<what>.*)", re.DOTALL)
@@ -132,13 +133,31 @@ class Aborts:
 
 def _start(thread: threading.Thread, stack: int) -> None:
     """Start `thread` with a stack of its own size; others that start meanwhile get it too."""
+    global _usual_stack
     with _stack_lock:
-        before = threading.stack_size(stack) if stack else 0
+        if stack:
+            _usual_stack = threading.stack_size(stack)
         try:
             start_thread(thread)
         finally:
-            if stack:
-                threading.stack_size(before)
+            _usual_size()
+
+
+def _usual_size() -> None:
+    global _usual_stack
+    if _usual_stack is not None:
+        threading.stack_size(_usual_stack)
+        _usual_stack = None
+
+
+def _anew() -> None:
+    """A lock that another thread held is held for ever in a process that was forked."""
+    global _stack_lock
+    _stack_lock = threading.Lock()
+    _usual_size()
+
+
+os.register_at_fork(after_in_child=_anew)
 
 
 def _over_within(over: threading.Event, seconds: float | None) -> bool:

@@ -243,7 +243,7 @@ _device_lock = threading.Lock()
 def device() -> Device:
     """The device, registered with ggml on the first call (ggml keeps one registry a process)."""
     global _device
-    with _device_lock:
-        if _device is None:
-            _device = Device(library())
-        return _device
+    if _device is None:  # else without the lock, which a fork would leave held for ever
+        with _device_lock:
+            _device = _device or Device(library())
+    return _device
