@@ -108,8 +108,7 @@ class Llama(Pretrained):
         on_lost: Callable[[str], None] = lambda line: None,
         **options: Any,
     ) -> None:
-        # There are turns already where it is opened anew, without a worker that was lost.
-        self._turns = self._turns or self._begin_turns()
+        self._turns = self._turns or self._begin_turns()  # it has them where it is opened anew
         path, given = path_of("model_path", model_path), plain({"catalogue": catalogue})
         self._listeners = plain({"on_move": on_move, "on_lost": on_lost})
         ours: dict[str, Any] = {"memory": memory, "weight_memory": weight_memory, "window": window}

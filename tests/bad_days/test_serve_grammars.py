@@ -64,12 +64,12 @@ _TRIGGERS: dict[str, tuple[dict[str, Any], str]] = {
         "takes more than 2 s on this text",
     ),
     "looks ahead": (_triggered((_PATTERN, "(?=(.*)*(.*)*(.*)*0123)x")), "takes more than 2 s"),
-    "all of the text": (_triggered((_WHOLE, r"(([a-z]|\s)+)+0123")), "takes more than 2 s"),
+    "all of the text": (_triggered((_WHOLE, "(([^0-9])+)+0123")), "takes more than 2 s"),
     "no such kind": (_triggered((99, "x")), "the type 99; give 0 (token), 1 (word)"),
     "no kind below": (_triggered((-1, "x")), "the type -1; give 0"),
     "does not read": (_triggered((_PATTERN, "[a")), "expression [a, which does not read"),
     "within each other": (_triggered((_PATTERN, "(" * 9999)), "or 200 parentheses"),
-    "long word": (_triggered((_WORD, "a " * 99_999)), "more than 4096 bytes"),
+    "long word": (_triggered((_WORD, "a b " * 1_999)), "more than 4096 bytes"),
     "written out": (_triggered((_PATTERN, "((a{99}){99}){99}")), "which does not read"),
     "many": (_triggered(*[(_PATTERN, "a")] * 99), "more than 32 texts"),
 }
@@ -116,8 +116,8 @@ def test_a_stream_ends_with_the_sentence(server: Served) -> None:
 
 @pytest.mark.parametrize(
     "trigger",
-    [(_WORD, "th"), (_PATTERN, "x|(th)"), (_WHOLE, r"(?:[^t]|t[^h])*(th)[\s\S]*")],
-    ids=["word", "pattern", "whole"],
+    [(_PATTERN, "x|(th)"), (_WHOLE, r"(?:[^t]|t[^h])*(th)[\s\S]*")],
+    ids=["pattern", "whole"],
 )
 def test_a_trigger_that_is_taken_still_holds(server: Served, trigger: tuple[int, str]) -> None:
     asked = _triggered(trigger, grammar='root ::= "th" [a-z]* "!"')

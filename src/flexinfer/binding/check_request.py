@@ -124,7 +124,9 @@ def check_completion(options: Mapping[str, Any], vocabulary: int) -> None:
     elif not isinstance(prompt, list):
         raise RequestError(f"the prompt is {shown_value(prompt)}; give a text or a list of tokens")
     else:
-        check_tokens(prompt, vocabulary)
+        # Those of images are below zero; what is computed is checked when it is.
+        for at, token in enumerate(prompt, 1):
+            check_whole(f"token {at}", token)
     check_text("suffix", "" if options.get("suffix") is None else options["suffix"])
     check_stops(options.get("stop"))
     check_biases(options.get("logit_bias"), vocabulary)
