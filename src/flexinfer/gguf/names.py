@@ -8,8 +8,16 @@ from pathlib import Path
 
 _PART = re.compile(
     r"(?P<stem>(?P<whole>.+\.gguf)[.\-_]?(?:part|split|chunk|p)?[.\-_]?)"
-    r"(?P<number>\d{1,4}(?:[-_]?of[-_]?\d{1,4})?|[a-z]{1,2})\Z",
+    # Letters as split gives them; gz and xz are none.
+    r"(?P<number>\d{1,5}(?:[-_]?of[-_]?\d{1,5})?|[a-z]|[a-f][a-z])\Z",
     re.IGNORECASE,
+)
+_OF = r"[-_]?of[-_]?\d{1,4}"
+# Shards of llama.cpp have numbers of five digits, and are files of their own.
+_INNER_PARTS = (
+    r"(?P<name>.+?)(?P<mark>[.\-_](?:part|split|chunk)[.\-_]?)"
+    rf"(?:\d{{1,4}}|[a-f]?[a-z])(?P<of>{_OF})?\.gguf\Z",
+    rf"(?P<name>.+?)(?P<mark>[.\-_])\d{{1,4}}(?P<of>{_OF})\.gguf\Z",
 )
 _UNFINISHED = re.compile(
     r"\.(part|partial|crdownload|download|opdownload|tmp|incomplete|aria2|!ut|flexinfer-part)\Z",
@@ -22,7 +30,8 @@ _ADDRESS = re.compile(
     r"(?::(?P<quant>[\w.-]+))?/?(?:[?#].*)?\Z"
 )
 _REPOSITORY = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(?::(?P<want>[\w.-]+))?\Z")
-_OLLAMA = re.compile(r"[\w.-]+(?::[\w.-]+)?\Z|registry\.ollama\.ai/.+|ollama://.+")
+_HUB_FILE = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)/(?P<file>[^:]+\.gguf)\Z", re.IGNORECASE)
+_OLLAMA = re.compile(r"\w[\w.-]{0,80}(?::[\w.-]+)?\Z|registry\.ollama\.ai/.+|ollama://.+")
 _FOLDER_LIMIT = 5
 
 
@@ -33,6 +42,13 @@ def part_of(path: str) -> str:
         whole = Path(match["whole"]).name
         stem = Path(match["stem"]).name
         return f"it is one part of {whole}: join all parts in order (cat {stem}* > {whole})"
+    for pattern in _INNER_PARTS:
+        match = re.fullmatch(pattern, path, re.IGNORECASE)
+        if match is not None:
+            name, of = Path(match["name"]).name, match["of"] or ""
+            all_parts = f"{name}{match['mark']}*{of}.gguf"
+            whole = f"{name}.gguf"
+            return f"it is one part of {whole}: join all parts in order (cat {all_parts} > {whole})"
     if _UNFINISHED.search(path):
         return "its download is not finished: complete it"
     return ""
@@ -40,8 +56,14 @@ def part_of(path: str) -> str:
 
 def meant_by(path: str) -> str:
     """What to do where no file has this path."""
-    if path.startswith("~") and os.path.exists(os.path.expanduser(path)):
-        return f"write {os.path.expanduser(path)}, as nobody else expands the ~"
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if expanded != path and os.path.exists(expanded):
+        return f"write {expanded}, as nobody else expands what a shell would"
+    bare = path.strip(" \t\r\n'\"")
+    if bare != path and os.path.exists(bare):
+        return f"write {bare}, without the signs around it"
+    if path.lower().startswith("hf:") and not path.startswith("hf:"):
+        return f"for a model of the hub write hf:{path[3:]}"
     if path.startswith("hf:") and not path.startswith("hf://"):
         return (
             "the commands run, chat and plan fetch models of the hub; in Python take "
@@ -55,6 +77,9 @@ def meant_by(path: str) -> str:
     repository = _REPOSITORY.fullmatch(path)
     if repository is not None and not path.lower().endswith(".gguf"):
         return _hub(repository["repo"], None, repository["want"])
+    file = _HUB_FILE.fullmatch(path)
+    if file is not None and not os.path.exists(path.partition("/")[0]):
+        return f"give the path of a GGUF file; {_hub(file['repo'], None, file['file'])}"
     if _OLLAMA.fullmatch(path) and not path.lower().endswith(".gguf"):
         return (
             "names of ollama's library are not known here: give the path of a GGUF file, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -43,6 +44,13 @@ class FileSource:
             # Not blocking: a named pipe must not hang before it can be refused.
             self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError) as error:
+            # What a socket answers, and a device that is not there.
+            if getattr(error, "errno", None) == errno.ENXIO:
+                raise ModelFileError(self._irregular) from error
+            if not self.name:
+                raise ModelNotFoundError(
+                    "the path of the model is empty; give that of a GGUF file"
+                ) from error
             raise ModelNotFoundError.of(self.name, error, meant_by(self.name)) from error
         status = os.fstat(self._fd)
         self.size = status.st_size
@@ -50,7 +58,11 @@ class FileSource:
             self.close()
             if stat.S_ISDIR(status.st_mode):
                 raise ModelFileError(f"{self.name} is a directory; {in_folder(self.name)}")
-            raise ModelFileError(f"{self.name} is no regular file; give the path of a GGUF file")
+            raise ModelFileError(self._irregular)
+
+    @property
+    def _irregular(self) -> str:
+        return f"{self.name} is no regular file; give the path of a GGUF file"
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         for attempt in range(_RETRIES + 1):

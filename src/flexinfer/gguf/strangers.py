@@ -32,6 +32,8 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"MZqFpD", "a llamafile", "unzip it and give the GGUF file in it"),
     (b"\x89HDF", "an HDF5 file", _CONVERT),
     (b"\x93NUMPY", "a NumPy array", _CONVERT),
+    (b"\x89PNG", "a picture", _AGAIN),
+    (b"\xff\xd8\xff", "a picture", _AGAIN),
     (b"%PDF", "a PDF document", _AGAIN),
     (b"\x7fELF", "a program", "give the path of a GGUF file"),
     (b"HTTP/", "a server's answer with its headers", _AGAIN),

@@ -6,6 +6,7 @@ the repository where it is not the main branch.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,11 +46,19 @@ class Reference:
         Raises:
             RequestError: it is written in another way.
         """
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils._validators import validate_repo_id
+
         match = _REFERENCE.fullmatch(text)
-        if match is None:
+        try:
+            if match is None:
+                raise HFValidationError(text)
+            validate_repo_id(match["repo"])
+        except HFValidationError as error:
+            here = f", or ./{text} for the file here" if os.path.exists(text) else ""
             raise RequestError(
-                f"{text} is no model of the hub; write hf:user/repo[@revision][:quant|:file]"
-            )
+                f"{text} is no model of the hub; write hf:user/repo[@revision][:quant|:file]{here}"
+            ) from error
         return cls(match["repo"], match["want"], match["revision"])
 
 

@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import pickle
+import socket
 import struct
 import tarfile
 import zipfile
@@ -123,6 +124,12 @@ def test_whatever_comes_is_one_line(head: bytes, size: int) -> None:
         (".aa", "cat model.gguf.* > model.gguf"),
         ("-split-a", "cat model.gguf-split-* > model.gguf"),
         (".partaa", "cat model.gguf.part* > model.gguf"),
+        (".gguf-00001-of-00002", "cat model.gguf.gguf-* > model.gguf.gguf"),
+        ("-part-1.gguf", "cat model.gguf-part-*.gguf > model.gguf.gguf"),
+        (".part1.gguf", "cat model.gguf.part*.gguf > model.gguf.gguf"),
+        ("_part1of2.gguf", "cat model.gguf_part*of2.gguf > model.gguf.gguf"),
+        ("-1-of-2.gguf", "cat model.gguf-*-of-2.gguf > model.gguf.gguf"),
+        ("-split-a.gguf", "cat model.gguf-split-*.gguf > model.gguf.gguf"),
         (".part", "download is not finished"),
         (".crdownload", "download is not finished"),
     ],
@@ -144,6 +151,27 @@ def test_a_part_of_a_file_is_to_be_joined(
 def test_a_whole_file_may_be_called_a_part(tmp_path: Path) -> None:
     [path] = write_model("tiny-llama", tmp_path / "model.gguf.part1", "q4_0")
     assert read_catalogue(path).architecture == "llama"
+
+
+@pytest.mark.parametrize("name", ["m.gguf.gz", "m.gguf.xz", "my-part-model.gguf", "m-1b.gguf"])
+def test_a_name_that_is_no_part(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(MODEL))
+    with pytest.raises(ModelFileError, match="is a gzip archive; gunzip"):
+        read_catalogue(path)
+
+
+def test_a_socket_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("m.gguf")
+        with pytest.raises(ModelFileError, match=r"m\.gguf is no regular file; give the path"):
+            read_catalogue("m.gguf")
+
+
+def test_an_empty_path_is_said_to_be_empty() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"^the path of the model is empty; give that"):
+        read_catalogue("")
 
 
 def test_a_split_model_names_the_shard_that_is_meant(tmp_path: Path) -> None:
@@ -180,6 +208,10 @@ def test_a_split_model_names_the_shard_that_is_meant(tmp_path: Path) -> None:
         ("models/m.gguf", "give the path of a GGUF file"),
         ("/no/such/model.gguf", "give the path of a GGUF file"),
         ("m.gguf", "give the path of a GGUF file"),
+        ("HF:user/repo:Q4_0", "write hf:user/repo:Q4_0"),
+        ("user/repo/m.Q4_0.gguf", "hf:user/repo:m.Q4_0.gguf "),
+        ("-", "give the path of a GGUF file"),
+        ("x" * 200, "give the path of a GGUF file"),
     ],
 )
 def test_a_name_that_no_file_has_gets_a_hint(
@@ -198,6 +230,16 @@ def test_a_tilde_that_nobody_expanded(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "m.gguf").write_bytes(MODEL)
     with pytest.raises(ModelNotFoundError, match=f"write {tmp_path}/m.gguf"):
         read_catalogue("~/m.gguf")
+
+
+@pytest.mark.parametrize("written", ["$NOWHERE_BUT_HERE/m.gguf", "'{0}/m.gguf'", "{0}/m.gguf\r"])
+def test_a_path_as_a_shell_was_to_see_it(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOWHERE_BUT_HERE", str(tmp_path))
+    (tmp_path / "m.gguf").write_bytes(MODEL)
+    with pytest.raises(ModelNotFoundError, match=f"; write {tmp_path}/m.gguf,"):
+        read_catalogue(written.format(tmp_path))
 
 
 def test_a_folder_says_what_is_in_it(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from flexinfer.errors import ModelNotFoundError, RequestError
@@ -54,8 +56,31 @@ def test_references_are_read() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["hf:", "hf:a", "hf:a/b/c", "hf:a/b:", "hf:/b", "hf:a/b@", "hf:a/b@:Q4_0", "hf:a/b@../../x"],
+    [
+        "hf:",
+        "hf:a",
+        "hf:a/b/c",
+        "hf:a/b:",
+        "hf:/b",
+        "hf:a/b@",
+        "hf:a/b@:Q4_0",
+        "hf:a/b@../../x",
+        "hf:a/..",
+        "hf:\u00ff/b",
+        "hf:a/b--c",
+        "hf:a/b.git",
+        "hf:" + "a" * 97 + "/b",
+    ],
 )
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="hf:user/repo"):
         Reference.parse(text)
+
+
+def test_a_file_here_with_the_name_of_a_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hf:m.gguf").touch()
+    with pytest.raises(RequestError, match=r"or \./hf:m\.gguf for the file here"):
+        Reference.parse("hf:m.gguf")
