@@ -79,7 +79,7 @@ def _answer(
     ending.begin()
     from flexinfer.serve.library import ServerLibrary
     from flexinfer.serve.planned import foretold, plan_server
-    from flexinfer.serve.server import Server
+    from flexinfer.serve.server import ServingProcess
 
     library = ServerLibrary()
     catalogue = local_model(model, options)
@@ -101,7 +101,7 @@ def _answer(
         ends: Any = {"stopped": lambda: server.stopping, "over": server.stop}
         job.start(url, key, sizes.slots, bound, **ends)
 
-    server = Server(library, settings, planned, started, ending, log_line)
+    server = ServingProcess(library, settings, planned, started, ending, log_line)
     try:
         until_lost(server.run)
     finally:

@@ -127,7 +127,7 @@ def _serve(
     log(f"{one_line(catalogue.name)}: measuring drive and processor where they are not known yet")
     settings = serve_settings(catalogue, flags, **options)
     from flexinfer.serve.planned import plan_server
-    from flexinfer.serve.server import Server
+    from flexinfer.serve.server import ServingProcess
 
     planned = plan_server(settings, catalogue)
     for line in planned.sizes.said:
@@ -138,7 +138,7 @@ def _serve(
     def started(served: ServedModel, port: int) -> None:
         _announce(settings, planned, served, port, as_json)
 
-    server = Server(library, settings, planned, started, ending, log_line)
+    server = ServingProcess(library, settings, planned, started, ending, log_line)
     if status := until_lost(server.run):
         raise click.exceptions.Exit(status)
 

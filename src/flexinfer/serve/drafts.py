@@ -41,8 +41,8 @@ class ServedDrafts:
 
     @property
     def document(self) -> dict[str, float]:
-        """As JSON has it."""
-        return {**self.stats.document, "tokens": self.stats.tokens, "bytes": self._nbytes()}
+        """Their counts, and the memory of what drafts, as JSON has it."""
+        return {**self.stats.document, "bytes": self._nbytes()}
 
     def length(self, slots: int, drafted: int, microseconds: int) -> int:
         """How many tokens each of `slots` may draft for the next pass.

@@ -50,7 +50,7 @@ class _Dial:
         self._model.change_budget(budget)
 
 
-class Server:
+class ServingProcess:
     """llama.cpp's server over our engine, for one model.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,13 +47,8 @@ class DraftStats(Sums):
 
     @property
     def document(self) -> dict[str, float]:
-        """As JSON has it."""
-        return {
-            "drafted": self.drafted,
-            "accepted": self.accepted,
-            "passes": self.passes,
-            "tokens_per_pass": round(self.tokens_a_pass, 3),
-        }
+        """As JSON has it, of a command and of a server."""
+        return {**asdict(self), "tokens_per_pass": round(self.tokens_a_pass, 3)}
 
     @property
     def tokens_a_pass(self) -> float:
