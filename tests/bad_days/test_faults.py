@@ -16,6 +16,7 @@ from support.tiny_model import TinyModel
 
 from flexinfer import Llama
 from flexinfer.errors import ReadError
+from flexinfer.sizes import ALIGNMENT
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -170,9 +171,9 @@ def test_a_read_that_hangs_ends_the_request(llm: Llama, drive: Drive) -> None:
     filled: list[range] = []
 
     def hang(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-        if not next(first, False):
-            if not answered.is_set():
-                filled.append(_place(buffers[0]))
+        # The last bytes of a part come through a page of their own.
+        if len(buffers[0]) <= ALIGNMENT or not next(first, False):
+            filled.append(_place(buffers[0]))
             return drive.preadv(fd, buffers, offset)
         hanging.append(_place(buffers[0]))
         answered.wait(30)
