@@ -12,6 +12,7 @@ from flexinfer.errors import SizeError
 ALIGNMENT = 4096
 
 _FORM = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(?:([kmgt])(i?)(b?)|b)?\s*", re.IGNORECASE)
+_SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*%\s*")
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -42,6 +43,26 @@ def optional_size(text: str | int | None) -> int | None:
         SizeError: as `parse_size`.
     """
     return None if text is None else parse_size(text)
+
+
+def is_share(text: object) -> bool:
+    """Whether `text` means to be a share."""
+    return isinstance(text, str) and text.rstrip().endswith("%")
+
+
+def parse_share(text: str) -> float:
+    """The fraction that a share such as ``50%`` is.
+
+    Raises:
+        SizeError: the text is no share, or it is not positive.
+    """
+    match = _SHARE.fullmatch(text)
+    if match is None:
+        raise SizeError(f"{text!r} is not a share; write it as 50%")
+    share = float(match[1]) / 100
+    if share <= 0:
+        raise SizeError(f"{text!r} is not a share above 0%")
+    return share
 
 
 def format_size(nbytes: float) -> str:

@@ -18,7 +18,7 @@ from flexinfer.bench.running import Job, drop_cache, group_trouble, run_case
 from flexinfer.bench.sides import Sides
 from flexinfer.bench.together import Setup, measure, measure_plain_server
 from flexinfer.cli.bench import command
-from flexinfer.errors import UnsupportedError
+from flexinfer.errors import EngineError, UnsupportedError
 from flexinfer.planning.kernels import Kernels
 from flexinfer.serve.library import LIBRARY
 
@@ -160,14 +160,37 @@ def test_ctrl_c_keeps_what_is_there(
 
     monkeypatch.setattr(running, "run_case", stop_at_the_third)
     result = _bench(model, "--budgets", "100MiB", "--out", str(tmp_path), "-n", "3")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1
     assert "2 runs are kept" in result.stderr
     assert len(_results(tmp_path)["tiny-llama-q4_0.gguf"]["runs"]) == 2
 
 
+def test_a_benchmark_without_a_figure_is_a_failure(tiny_model: TinyModel, tmp_path: Path) -> None:
+    words = [str(tiny_model("tiny-llama")), "--strategy", "flex", "-n", "3", "--ctx", "64"]
+    words += ["--rounds", "1", "--out", str(tmp_path)]
+    for _ in range(2):
+        failed = _bench(*words, "--budgets", "1MiB")
+        assert isinstance(failed.exception, EngineError)
+        assert "none of 1 runs gave a figure; the last one: " in str(failed.exception)
+        assert failed.stdout.split()[1].endswith(".md")
+    assert _bench(*words, "--budgets", "1MiB,100MiB").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--strategy", "magic"), ("--budgets", "x%"), ("--drive", "fast"), ("--cores", "0")],
+    [
+        ("--strategy", "magic"),
+        ("--budgets", "x%"),
+        ("--budgets", "nan%"),
+        ("--budgets", "-5%"),
+        ("--budgets", "much"),
+        ("--budgets", ","),
+        ("--drive", "fast"),
+        ("--window", "wide"),
+        ("--cores", "0"),
+        ("--cores", "\u00b2"),
+        ("--slots", "1,\u0663"),
+    ],
 )
 def test_wrong_usage(tiny_model: TinyModel, tmp_path: Path, option: str, value: str) -> None:
     model = str(tiny_model("tiny-llama"))

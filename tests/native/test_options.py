@@ -484,7 +484,7 @@ def _synth(asked: Asked) -> None:
 def _bench(asked: Asked) -> None:
     """One run with all of them; each then stands in the results that the command names."""
     words = (asked.model, "--out", asked.folder / "out")
-    small = ("--budgets", "60%", "--strategy", "sync", "--drive", "native", "--cores", "1")
+    small = ("--budgets", "300MiB", "--strategy", "sync", "--drive", "native", "--cores", "1")
     sizes = ("--window", "1M", "--rounds", "1", "--prompt", "5", "-n", "3", "--ctx", "64")
     said = asked.out(*words, *small, *sizes, "--seconds", "5", "--disturbance", "1", "--no-repack")
     results, *reports = said.split()

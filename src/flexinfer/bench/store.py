@@ -92,6 +92,11 @@ class ModelRuns:
         runs = self._of(case, number)
         return any(_disturbance(run) <= disturbance for run in runs)
 
+    def failure(self, case: Case, number: int) -> str | None:
+        """Why round `number` of `case` gave no figure; None where it did."""
+        runs = self._of(case, number)
+        return runs[0].get("failed") if runs else "it was not measured"
+
     def seconds(self, case: Case) -> float | None:
         """What the last run of `case` took, for an estimate of time."""
         took = [run["wall_s"] for run in self._entry["runs"] if Case.from_json(run) == case]

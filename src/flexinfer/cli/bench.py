@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from flexinfer.bench.cases import MMAP, SYSTEMS, Case, Grid, parse_rate, parse_window
+from flexinfer.bench.cases import MMAP, SYSTEMS, Case, Grid
 from flexinfer.bench.progress import label, minutes, outcome
 from flexinfer.cli.bench_slots import measure_slots
+from flexinfer.cli.bench_words import counts, grid_of, listed, rates
 from flexinfer.cli.models import runnable
-from flexinfer.cli.options import Fraction
+from flexinfer.cli.numbers import Count, Fraction
 from flexinfer.cli.streams import log, say
-from flexinfer.errors import RequestError, SizeError, UnsupportedError
-from flexinfer.sizes import parse_size
+from flexinfer.errors import EngineError, RequestError, UnsupportedError
 from flexinfer.text import one_line
 
 if TYPE_CHECKING:
     from flexinfer.bench.running import Job
     from flexinfer.bench.store import ModelRuns, Store
-    from flexinfer.gguf.catalogue import Catalogue
 
 _OPENING_SECONDS = 5.0
-
-
-def _listed(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
-    return [part.strip() for part in (value or "").split(",") if part.strip()]
-
-
-def _rates(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int | None]:
-    words = _listed(ctx, param, value) or ["native"]
-    try:
-        return [None if word == "native" else parse_rate(word) for word in words]
-    except SizeError as error:
-        raise click.BadParameter(f"{error} or 'native'", ctx, param) from error
-
-
-def _counts(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
-    words = _listed(ctx, param, value)
-    if not all(word.isdigit() and int(word) for word in words):
-        raise click.BadParameter(f"{value!r} is no list of counts, as 1,2", ctx, param)
-    return [int(word) for word in words]
 
 
 @click.command(name="bench")
 @click.argument("model")
 @click.option(
     "--budgets",
-    callback=_listed,
+    callback=listed,
     default="25%,50%,75%,90%,100%",
     show_default=True,
     help="Sizes, or shares of the weights.",
@@ -57,24 +38,24 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str | None) -> li
 @click.option(
     "--strategy",
     "systems",
-    callback=_listed,
+    callback=listed,
     default=",".join(SYSTEMS),
     show_default=True,
     help="What is compared; mmap is llama.cpp --no-repack.",
 )
-@click.option("--drive", "drives", callback=_rates, help="Limit of the drive, as native,500MB/s.")
-@click.option("--cores", callback=_counts, help="Processors, as 1,2; default: all.")
+@click.option("--drive", "drives", callback=rates, help="Limit of the drive, as native,500MB/s.")
+@click.option("--cores", callback=counts, help="Processors, as 1,2; default: all.")
 @click.option(
-    "--window", "windows", callback=_listed, help="Windows for all strategies, as 256M or 3L."
+    "--window", "windows", callback=listed, help="Windows for all strategies, as 256M or 3L."
 )
 @click.option(
     "--slots",
-    callback=_counts,
+    callback=counts,
     help="Streams decoded together by one server, as 1,8,16; default: none.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--prompt", type=click.IntRange(1), default=16, show_default=True, help="Tokens.")
-@click.option("-n", "tokens", type=click.IntRange(3), default=16, show_default=True, help="Tokens.")
+@click.option("--rounds", type=Count(1), default=3, show_default=True)
+@click.option("--prompt", type=Count(1), default=16, show_default=True, help="Tokens.")
+@click.option("-n", "tokens", type=Count(3), default=16, show_default=True, help="Tokens.")
 @click.option(
     "--seconds",
     type=Fraction(1),
@@ -88,7 +69,7 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str | None) -> li
     default=1.0,
     help="Repeat kept runs in which others used a larger share of the processors.",
 )
-@click.option("--ctx", type=click.IntRange(32), default=512, show_default=True)
+@click.option("--ctx", type=Count(32), default=512, show_default=True)
 @click.option(
     "--repack/--no-repack",
     default=None,
@@ -130,49 +111,43 @@ def command(
     catalogue = runnable(model)
     description = describe(model)
     store = Store(out / file_name(description))
-    if not report_only:
-        store.describe_machine(description)
-        kernels = kernels_for(catalogue, Machine.detect(), repack)
-        job = Job(catalogue.paths, prompt, tokens, seconds, ctx, max(prompt, 32), kernels)
-        grid = _grid(catalogue, budgets, systems, drives, cores, windows, description["cores"])
-        grid = replace(grid, stock=kernels is Kernels.PLAIN)
-        runs = store.model(Path(job.paths[0]).name, weights=catalogue.nbytes, **job.facts)
-        _measure(_possible(grid, job), job, runs, rounds, disturbance)
-        measure_slots(slots, grid, job, runs, rounds)
-    _report(store)
+    if report_only:
+        _report(store)
+        return
+    store.describe_machine(description)
+    kernels = kernels_for(catalogue, Machine.detect(), repack)
+    job = Job(catalogue.paths, prompt, tokens, seconds, ctx, max(prompt, 32), kernels)
+    grid = grid_of(catalogue, budgets, systems, drives, cores or [description["cores"]], windows)
+    grid = replace(grid, stock=kernels is Kernels.PLAIN)
+    runs = store.model(Path(job.paths[0]).name, weights=catalogue.nbytes, **job.facts)
+    _compare(grid, job, runs, slots, rounds, disturbance, lambda: _report(store))
 
 
-def _grid(
-    catalogue: Catalogue,
-    budgets: list[str],
-    systems: list[str],
-    drives: list[int | None],
-    cores: list[int],
-    windows: list[str],
-    all_cores: int,
-) -> Grid:
-    unknown = [system for system in systems if system not in SYSTEMS]
-    if unknown:
-        raise click.UsageError(f"there is no strategy {unknown[0]!r}; take of {', '.join(SYSTEMS)}")
-    sizes = [_budget(text, catalogue.nbytes) for text in budgets]
-    return Grid(
-        sizes,
-        systems,
-        drives,
-        cores or [all_cores],
-        [None, *(parse_window(text, catalogue) for text in windows)],
-        too_little=max((size for size in sizes if size < catalogue.nbytes), default=None),
-    )
+def _compare(
+    grid: Grid,
+    job: Job,
+    runs: ModelRuns,
+    slots: list[int],
+    rounds: int,
+    disturbance: float,
+    report: Callable[[], None],
+) -> None:
+    """Measure and report, after Ctrl-C what is there by then.
 
-
-def _budget(text: str, weights: int) -> int:
-    if not text.endswith("%"):
-        return parse_size(text)
+    Raises:
+        EngineError: nothing of what was to be compared gave a figure.
+    """
     try:
-        share = float(text[:-1])
-    except ValueError:
-        raise click.UsageError(f"{text!r} is no share of the weights, as 50%") from None
-    return int(weights * share / 100)
+        failed = _measure(_possible(grid, job), job, runs, rounds, disturbance)
+        failed += measure_slots(slots, grid, job, runs, rounds)
+    except KeyboardInterrupt:
+        if len(runs):
+            log(f"stopped; {len(runs)} runs are kept, the same command goes on")
+            report()
+        raise
+    report()
+    if failed and None not in failed:
+        raise EngineError(f"none of {len(failed)} runs gave a figure; the last one: {failed[-1]}")
 
 
 def _possible(grid: Grid, job: Job) -> tuple[Grid, bool]:
@@ -192,7 +167,12 @@ def _possible(grid: Grid, job: Job) -> tuple[Grid, bool]:
 
 def _measure(
     possible: tuple[Grid, bool], job: Job, runs: ModelRuns, rounds: int, disturbance: float
-) -> None:
+) -> list[str | None]:
+    """Measure what is not there yet; why each run of what is compared failed, or None.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; what was measured before is kept.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -206,18 +186,14 @@ def _measure(
     console = Console(stderr=True, highlight=False, markup=False)
     with Progress(*columns, left, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(work), completed=len(work) - len(todo), left="")
-        try:
-            for index, (case, number) in enumerate(todo):
-                left_s = _seconds_left([case for case, _ in todo[index:]], runs, job)
-                progress.update(task, description=label(case), left=minutes(left_s))
-                result = run_case(case, job, grouped=grouped)
-                runs.add(case, number, result)
-                console.print(f"{label(case)}, round {number + 1}: {outcome(result)}")
-                progress.advance(task)
-        except KeyboardInterrupt:
-            console.print(f"stopped; {len(runs)} runs are kept, the same command goes on")
-            if not len(runs):
-                raise
+        for index, (case, number) in enumerate(todo):
+            left_s = _seconds_left([case for case, _ in todo[index:]], runs, job)
+            progress.update(task, description=label(case), left=minutes(left_s))
+            result = run_case(case, job, grouped=grouped)
+            runs.add(case, number, result)
+            console.print(f"{label(case)}, round {number + 1}: {outcome(result)}")
+            progress.advance(task)
+    return [runs.failure(*each) for each in work if each[0].system in grid.systems]
 
 
 def _seconds_left(cases: list[Case], runs: ModelRuns, job: Job) -> float:

@@ -21,15 +21,17 @@ _KV = "f16"
 _SKIPPED, _COUNTED = 8, 12
 
 
-def measure_slots(slots: Sequence[int], grid: Grid, job: Job, runs: ModelRuns, rounds: int) -> None:
+def measure_slots(
+    slots: Sequence[int], grid: Grid, job: Job, runs: ModelRuns, rounds: int
+) -> list[str | None]:
     """Measure each number of slots in each budget, at each rate of the drive; keep what is there.
 
-    Ours, and llama.cpp's server with mmap in the same group.
+    Ours, and llama.cpp's server with mmap in the same group. Returns why each failed, or None.
     """
     from flexinfer.bench.sides import Sides
     from flexinfer.bench.together import Setup, measure, measure_plain_server
 
-    sides = Sides(job.kernels, job.kernels)
+    sides, failed = Sides(job.kernels, job.kernels), list[str | None]()
     for number, cores, drive, budget in product(
         range(rounds), grid.cores, grid.drives, grid.budgets
     ):
@@ -38,6 +40,7 @@ def measure_slots(slots: Sequence[int], grid: Grid, job: Job, runs: ModelRuns, r
         )
         named = {"budget": budget, "drive": drive, "cores": cores, "kv": _KV, "round": number}
         todo = [each for each in slots if not runs.has_together(named | {"slots": each})]
+        failed += [None] * (len(slots) - len(todo))
         if not todo:
             continue
         with setup.plain(_KV) as plain:
@@ -50,7 +53,9 @@ def measure_slots(slots: Sequence[int], grid: Grid, job: Job, runs: ModelRuns, r
                     beside = measure_plain_server(setup, each, _KV, found["ubatch"])
                     found |= {f"plain_{name}": value for name, value in beside.items()}
                 runs.add_together(named | {"slots": each}, found)
+                failed.append(found.get("failed"))
                 log(f"{each} slots in {format_size(budget)}, round {number + 1}: {_said(found)}")
+    return failed
 
 
 def _said(found: dict[str, object]) -> str:

@@ -12,6 +12,7 @@ from flexinfer.cli.announce import announce
 from flexinfer.cli.drafts import draft_option
 from flexinfer.cli.inputs import Extras, extra_options
 from flexinfer.cli.models import local_model
+from flexinfer.cli.numbers import TOKENS
 from flexinfer.cli.options import (
     Sampling,
     Words,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Resume from this file if it is there, and save to it after each answer.",
 )
-@click.option("-n", "limit", type=click.IntRange(1), help="At most so many tokens an answer.")
+@click.option("-n", "limit", type=TOKENS, help="At most so many tokens an answer.")
 @extra_options
 @engine_options
 @draft_option

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexinfer.cli.options import Seed, Size, Words
+from flexinfer.cli.numbers import Count, Seed
+from flexinfer.cli.options import Size, Words
 from flexinfer.cli.streams import say
 from flexinfer.errors import EngineError
 from flexinfer.planning.kernels import Kernels
@@ -26,7 +27,7 @@ _SAMPLING: dict[str, Any] = {"temp": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0
 
 @click.command(name="demo")
 @click.option("-p", "--prompt", type=Words(), default="ROMEO:\n", help="What the text begins with.")
-@click.option("-n", "tokens", type=click.IntRange(1, 400), default=160, show_default=True)
+@click.option("-n", "tokens", type=Count(1, 400), default=160, show_default=True)
 @click.option("--weight-memory", type=Size(), help="Default: half of the model.")
 @click.option("--seed", type=Seed(), default=7, show_default=True)
 def command(prompt: str, tokens: int, weight_memory: int | None, seed: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -11,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flexinfer.cli.numbers import THREADS, TOKENS, Count, Fraction, Seed
 from flexinfer.cli.placing import PLACING
 from flexinfer.cli.streams import log_line
 from flexinfer.errors import RequestError, SizeError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 from flexinfer.planning.strategies import STRATEGIES
-from flexinfer.sizes import parse_size
+from flexinfer.sizes import is_share, parse_size
 from flexinfer.text import typed
 
 if TYPE_CHECKING:
@@ -26,12 +25,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 # What `--memory auto` becomes: no size, so that whoever needs one takes the default.
 AUTO = 0
-# LLAMA_DEFAULT_SEED of llama.h: llama.cpp draws one.
-DRAWN = 2**32 - 1
-
-
-# The most that ggml's backend of the processor starts (``GGML_MAX_N_THREADS``).
-THREADS = click.IntRange(1, 512)
 
 
 class Size(click.ParamType[int]):
@@ -52,9 +45,9 @@ class Budget(Size):
     name = "size|share|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if value == "auto":
+        if isinstance(value, str) and value.strip().lower() == "auto":
             return AUTO
-        if not isinstance(value, str) or not value.rstrip().endswith("%"):
+        if not is_share(value):
             return super().convert(value, param, ctx)
         from flexinfer.machine.budget import wished_budget
         from flexinfer.machine.machine import Machine
@@ -63,28 +56,6 @@ class Budget(Size):
             return wished_budget(value, Machine.detect())
         except SizeError as error:
             self.fail(str(error), param, ctx)
-
-
-class Fraction(click.FloatRange):
-    """A number within bounds, which the one that is none never is."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is no number; write it as 0.8", param, ctx)
-        return number
-
-
-class Seed(click.ParamType[int]):
-    """A seed of 32 bits; -1, and what llama.cpp takes for none, is a new one."""
-
-    name = "integer"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        seed = click.IntRange(-1, DRAWN).convert(value, param, ctx)
-        return int.from_bytes(os.urandom(4), "little") % DRAWN if seed in (-1, DRAWN) else int(seed)
 
 
 class Words(click.ParamType[str]):
@@ -120,9 +91,9 @@ def engine_options(command: Command) -> Command:
                 type=Size(),
                 help="Cap on locked weights and window alone; the process is then not limited.",
             ),
-            click.option("--ctx", type=click.IntRange(1), help="Context in tokens."),
+            click.option("--ctx", type=TOKENS, help="Context in tokens."),
             click.option("--threads", type=THREADS, help="Default: physical cores."),
-            click.option("--ubatch", type=click.IntRange(1), help="Prompt tokens a pass."),
+            click.option("--ubatch", type=TOKENS, help="Prompt tokens a pass."),
             click.option("--kv-type", type=click.Choice(list(KV_TYPES)), default="f16"),
             click.option(
                 "--strategy",
@@ -176,7 +147,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _apply(
         [
             click.option("--temp", type=Fraction(0), default=0.8, show_default=True),
-            click.option("--top-k", type=int, default=40, show_default=True),
+            click.option("--top-k", type=Count(), default=40, show_default=True),
             click.option("--top-p", type=Fraction(0, 1), default=0.95, show_default=True),
             click.option("--min-p", type=Fraction(0, 1), default=0.05, show_default=True),
             click.option(

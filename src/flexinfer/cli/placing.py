@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from flexinfer.cli.numbers import Count
 from flexinfer.errors import RequestError
 
 
@@ -32,7 +33,7 @@ class Layers(click.ParamType[int]):
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        layers = click.IntRange(-1).convert(value, param, ctx)
+        layers = Count(-1).convert(value, param, ctx)
         if not layers:
             return 0
         from flexinfer.native.cards import cards
@@ -44,7 +45,7 @@ class Layers(click.ParamType[int]):
                 param,
                 ctx,
             )
-        return int(layers)
+        return layers
 
 
 PLACING: list[Callable[[Any], Any]] = [

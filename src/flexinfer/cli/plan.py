@@ -11,7 +11,8 @@ import click
 
 from flexinfer.cli.drafts import draft_option
 from flexinfer.cli.models import catalogue_of
-from flexinfer.cli.options import Fraction, engine_options, plan_arguments
+from flexinfer.cli.numbers import TOKENS, Fraction
+from flexinfer.cli.options import engine_options, plan_arguments
 from flexinfer.cli.plan_report import PlanReport, advise
 from flexinfer.cli.slots import SlotPlans, Slots
 from flexinfer.cli.streams import say
@@ -57,12 +58,12 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 @click.option(
     "--prompt-tokens",
     "prompt",
-    type=click.IntRange(1),
+    type=TOKENS,
     default=32,
     show_default=True,
     help="Length of the prompt that run would get.",
 )
-@click.option("-n", "tokens", type=click.IntRange(1), default=128, help="As run has it.")
+@click.option("-n", "tokens", type=TOKENS, default=128, help="As run has it.")
 @click.option(
     "--slots",
     type=Slots(),

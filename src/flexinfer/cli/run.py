@@ -18,6 +18,7 @@ from flexinfer.cli.answer import Report
 from flexinfer.cli.drafts import draft_option
 from flexinfer.cli.inputs import Asked, Extras, extra_options, prompt_options
 from flexinfer.cli.models import local_model
+from flexinfer.cli.numbers import TOKENS
 from flexinfer.cli.options import (
     Sampling,
     engine_options,
@@ -39,7 +40,7 @@ _IMAGE_TOKENS = 1024
 @click.command(name="run")
 @click.argument("model")
 @prompt_options
-@click.option("-n", "tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("-n", "tokens", type=TOKENS, default=128, show_default=True)
 @extra_options
 @engine_options
 @draft_option

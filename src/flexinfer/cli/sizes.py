@@ -12,6 +12,8 @@ from flexinfer.planning.plan import LEAST_CONTEXT, MIN_UBATCH
 # Of an answer, so much is to have room whatever the budget.
 _RUN_ANSWER = 128
 _RUN_STEP = 256
+# llama.cpp counts tokens of a context in 32 bits.
+_MOST_CONTEXT = (2**31 - 1) // _RUN_STEP * _RUN_STEP
 _RUN_UBATCH = 512
 _CHAT_CONTEXT = 4096
 _CHAT_UBATCH = 128
@@ -34,7 +36,7 @@ def run_sizes(prompt: int, tokens: int, ctx: int | None = None, ubatch: int | No
     holding = max(1 << (prompt - 1).bit_length(), MIN_UBATCH)
     batch = ubatch or min(holding, _RUN_UBATCH)
     return Sizes(
-        n_ctx=ctx or -(-(prompt + tokens) // _RUN_STEP) * _RUN_STEP,
+        n_ctx=ctx or min(-(-(prompt + tokens) // _RUN_STEP) * _RUN_STEP, _MOST_CONTEXT),
         n_batch=max(batch, min(prompt, _RUN_UBATCH)),
         n_ubatch=batch,
         min_ctx=max(prompt + min(tokens, _RUN_ANSWER), LEAST_CONTEXT),

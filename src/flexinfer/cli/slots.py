@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli.numbers import Count
+
 if TYPE_CHECKING:
     from flexinfer.planning.forecast import Forecast
     from flexinfer.planning.many import RowTimes, Together
@@ -22,9 +24,9 @@ class Slots(click.ParamType[int]):
     name = "number|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if value == "auto":
+        if isinstance(value, str) and value.strip().lower() == "auto":
             return AUTO_SLOTS
-        return click.IntRange(1).convert(value, param, ctx)
+        return Count(1).convert(value, param, ctx)
 
 
 @dataclass(frozen=True)

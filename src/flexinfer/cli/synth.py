@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from flexinfer.cli.numbers import Count
 from flexinfer.cli.streams import say
 from flexinfer.errors import RequestError
 from flexinfer.gguf.types import shard_names
@@ -20,8 +21,8 @@ from flexinfer.text import one_line
 @click.argument("preset", required=False)
 @click.argument("out", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--quant", default="q4_0", show_default=True, help="Type of the matrices.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--split", type=click.IntRange(2), help="Write so many shards.")
+@click.option("--seed", type=Count(0), default=0, show_default=True)
+@click.option("--split", type=Count(2), help="Write so many shards.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 def command(
     preset: str | None, out: Path | None, quant: str, seed: int, split: int | None, force: bool

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from flexinfer.cli.options import AUTO, THREADS, Budget, Words
+from flexinfer.cli.numbers import THREADS, Count
+from flexinfer.cli.options import AUTO, Budget, Words
 from flexinfer.cli.streams import log, say
 from flexinfer.errors import RequestError
 from flexinfer.sizes import format_size
@@ -24,7 +25,7 @@ _POLL_S = 0.1
 @click.option(
     "--host", type=Words(), default="127.0.0.1", show_default=True, help="Address to serve at."
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=_PORT, show_default=True)
+@click.option("--port", type=Count(1, 65535), default=_PORT, show_default=True)
 @click.option("--threads", type=THREADS, help="Default: physical cores.")
 @click.option(
     "--cache",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -24,6 +25,18 @@ from flexinfer.errors import (
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SERVER_ERRORS = 500
+
+
+def require_client() -> None:
+    """Raise `RequestError` where the hub's client cannot read its own variables, as it starts."""
+    try:
+        import huggingface_hub.file_download  # noqa: F401
+    except ValueError as error:
+        given = ", ".join(sorted(name for name in os.environ if name.startswith("HF_")))
+        raise RequestError(
+            f"the hub's client does not start: {_first_line(error)}; check these variables of the "
+            f"environment: {given}"
+        ) from error
 
 
 @contextmanager
@@ -116,20 +129,29 @@ def _unreachable(error: Exception) -> str:
 
     if constants.HF_HUB_OFFLINE:
         return "it is not in the cache, and the hub is not asked in offline mode (HF_HUB_OFFLINE)"
-    hub = constants.ENDPOINT
+    # A password in an address is nobody's who reads the log.
+    hub = re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
             return f"the name in {hub} has no address; check the network (DNS) and try again"
         if isinstance(cause, ConnectionRefusedError):
-            return f"{hub} refuses connections; check the network and HF_ENDPOINT, and try again"
+            return f"{hub} refuses connections; check the network, proxy and HF_ENDPOINT"
         if isinstance(cause, ssl.SSLError):
             why = _first_line(cause)
             return f"{hub} cannot be trusted: {why}; check the clock, proxy and certificates"
         if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
             return f"{hub} does not answer in time; check the network and try again"
+        if isinstance(cause, UnicodeEncodeError):
+            return (
+                "the token has signs that none has; check HF_TOKEN, or log in with: hf auth login"
+            )
         if isinstance(cause, json.JSONDecodeError):
             return f"what answers at {hub} is no hub; check HF_ENDPOINT and the proxy"
-    return f"{hub} does not answer: {_first_line(error)}; check the network and try again"
+    why = _first_line(error).rstrip(".")
+    return (
+        f"{hub} does not answer: {why}; check the network, and HF_ENDPOINT, HTTPS_PROXY and "
+        "SSL_CERT_FILE where they are set"
+    )
 
 
 def _status(error: Exception) -> int:

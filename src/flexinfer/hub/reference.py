@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flexinfer.errors import ModelNotFoundError, RequestError
 from flexinfer.gguf.types import shard_names
+from flexinfer.hub.failures import require_client
 
 _REFERENCE = re.compile(
     r"hf:(?P<repo>[\w.-]+/[\w.-]+)"
@@ -44,8 +45,9 @@ class Reference:
         """The reference in `text`.
 
         Raises:
-            RequestError: it is written in another way.
+            RequestError: it is written in another way, or the hub's client does not start.
         """
+        require_client()
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils._validators import validate_repo_id
 

@@ -6,13 +6,10 @@ with the kernel killing the process.
 
 from __future__ import annotations
 
-import re
-
 from flexinfer.errors import SizeError
 from flexinfer.machine.machine import Machine
-from flexinfer.sizes import parse_size
+from flexinfer.sizes import is_share, parse_share, parse_size
 
-_SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%\s*")
 # A group of just the size of the wish counts some kernel memory of ours as somebody else's.
 _TOLERANCE = 50
 
@@ -26,13 +23,12 @@ def wished_budget(wish: str | int, machine: Machine) -> int:
     Raises:
         SizeError: it is neither, or a share that is not above 0 and at most 100 %.
     """
-    match = _SHARE.fullmatch(wish) if isinstance(wish, str) else None
-    if match is None:
+    if not isinstance(wish, str) or not is_share(wish):
         return parse_size(wish)
-    share = float(match[1])
-    if not 0 < share <= 100:
+    share = parse_share(wish)
+    if share > 1:
         raise SizeError(f"{wish!r} is not a share above 0% and up to 100%")
-    return int(machine.memory_existing * share / 100)
+    return int(machine.memory_existing * share)
 
 
 def granted_budget(wish: str | int | None, machine: Machine) -> int:

@@ -54,6 +54,38 @@ def test_what_is_not_there_is_one_sentence(run: Run, model: str, message: str) -
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_ENDPOINT", "http://[::1"),
+        ("HF_ENDPOINT", "http://127.0.0.1:99999"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "soon"),
+    ],
+)
+def test_a_variable_that_the_client_cannot_read(run: Run, name: str, value: str) -> None:
+    done = run("plan", f"hf:{REPO}", **{name: value})
+    assert done.returncode == 1
+    assert "the hub's client does not start: " in done.stderr
+    assert name in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HF_ENDPOINT", "http://me:secret@127.0.0.1:9", "//127.0.0.1:9 refuses connections"),
+        ("HF_TOKEN", "\u00ff", "check HF_TOKEN"),
+        ("HF_ENDPOINT", "ftp://hub", "HF_ENDPOINT, HTTPS_PROXY and SSL_CERT_FILE"),
+    ],
+)
+def test_settings_that_lead_nowhere(run: Run, name: str, value: str, said: str) -> None:
+    done = run("plan", f"hf:{REPO}", **{name: value})
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "secret" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_offline_without_a_cache_says_so(run: Run) -> None:
     done = run("plan", f"hf:{REPO}", HF_HUB_OFFLINE="1")
     assert done.returncode == 1
