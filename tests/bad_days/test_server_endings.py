@@ -69,9 +69,6 @@ def test_a_server_ends_with_its_parent(start: Start, how: str, number: int | Non
             assert parent.stdout.readline() == "dropped\n"
         assert gone(pid)
     finally:
-        # A forked one holds the streams, too.
-        if how == "forked":
-            os.killpg(os.getpgid(pid), signal.SIGKILL) if lives(pid) else None
         parent.kill()
         parent.wait()
         parent.stdout.close()

@@ -144,8 +144,8 @@ def test_run_answers_as_without_workers_and_plan_says_the_same(tiny_model: TinyM
     assert ours["speed"]["away_ms"] > 0
     assert alone["speed"]["away_ms"] == 0
     (share,) = plan["plan"]["request"]["split"]["after"]
-    # One layer is as fast here as there.
-    assert share["first"] in (0, 1)
+    # As many layers as pay, by rates that were measured.
+    assert share["layers"] >= 1
     assert (share["name"], share["first"] + share["layers"]) == (one.endpoint, 5)
     assert f"{share['first']}-3, output" in shown
     assert one.endpoint in shown
