@@ -304,8 +304,24 @@ std::pair<long, std::vector<char>> flexinfer_remote_get_content(const std::strin
     throw std::invalid_argument(NO_URL);
 }
 
+// Mistakes of a schema or a template come in lines.
+static std::string in_one_line(const std::string & text) {
+    std::istringstream lines(text);
+    std::string joined;
+    for (std::string line; std::getline(lines, line);) {
+        const size_t first = line.find_first_not_of(" \t\r");
+        if (first == std::string::npos) {
+            continue;
+        }
+        const std::string between = joined.empty() ? "" : joined.back() == ':' ? " " : "; ";
+        joined += between + line.substr(first, line.find_last_not_of(" \t\r") + 1 - first);
+    }
+    return joined;
+}
+
 // llama.cpp has one text for whatever goes wrong in a pass, and advises a flag that is not passed on.
-json format_error_response(const std::string & message, const enum error_type type) {
+json format_error_response(const std::string & said, const enum error_type type) {
+    const std::string message = in_one_line(said);
     const auto says = [&message](const char * text) { return message.find(text) != std::string::npos; };
     if (says("file:// URLs are not allowed")) {
         return llama_format_error_response(NO_URL, type);
