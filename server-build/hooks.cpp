@@ -304,8 +304,13 @@ std::pair<long, std::vector<char>> flexinfer_remote_get_content(const std::strin
     throw std::invalid_argument(NO_URL);
 }
 
-// Mistakes of a schema or a template come in lines.
-static std::string in_one_line(const std::string & text) {
+// The mistakes of a schema or a template come in lines, those of JSON with the name of the exception.
+static std::string in_one_line(std::string text) {
+    const size_t name = text.find("[json.exception.");
+    const size_t end = name == std::string::npos ? name : text.find("] ", name);
+    if (end != std::string::npos) {
+        text.erase(name, end + 2 - name);
+    }
     std::istringstream lines(text);
     std::string joined;
     for (std::string line; std::getline(lines, line);) {

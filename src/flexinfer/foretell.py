@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from typing import Any
 
+from flexinfer.errors import RequestError
 from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.check_metadata import check_parameters
@@ -31,6 +33,7 @@ from flexinfer.workers.dividing import divided
 from flexinfer.workers.endpoint import plain_over, read_endpoints
 
 _CONTEXT = 512
+_MOST_TOKENS = 2**31 - 1
 _STEP = 256
 
 
@@ -42,6 +45,15 @@ class Sizes:
     n_batch: int = 512
     n_ubatch: int = 512
     min_ctx: int = LEAST_CONTEXT
+
+    def __post_init__(self) -> None:
+        """Raise `RequestError` for what is no number of tokens."""
+        for size in fields(self):
+            value, least = getattr(self, size.name), int(size.name == "n_batch")
+            if not isinstance(value, Integral) or not least <= int(value) <= _MOST_TOKENS:
+                raise RequestError(
+                    f"{size.name} is {value!r}; give a whole number from {least} to 2,147,483,647"
+                )
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,7 @@ def forecast(
     request = Request(
         budget=arguments.budget(machine),
         ctx=ctx,
-        ubatch=min(arguments.sizes.n_ubatch, batch),
+        ubatch=min(arguments.sizes.n_ubatch or batch, batch),
         strategy=arguments.strategy,
         weight_memory=optional_size(arguments.weight_memory),
         window=optional_size(arguments.window),

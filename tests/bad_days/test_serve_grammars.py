@@ -43,6 +43,11 @@ _GRAMMARS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a mistake": ({"grammar": "root ::= ("}, "line 1: a parenthesis is not closed"),
     "repetitions": ({"grammar": "root ::= ([a-z]{0,2000}){0,2000}"}, "it repeats too much"),
+    "a schema's mistake": (
+        {"json_schema": {"properties": {"a": {"type": "nope"}}}},
+        "failed: JSON schema error at #/properties/a: unrecognized type nope",
+    ),
+    "no number": ({"temperature": [1]}, "'temperature': type must be number, but is array"),
     "no such token": ({"grammar": "root ::= <[9999]>"}, "allows none of"),
 }
 

@@ -147,3 +147,20 @@ def test_chat_halves_the_context_until_half_of_the_budget_holds_it(tiny_model: T
     )
     assert chat_sizes(catalogue, Arguments(memory="1KiB")) == Sizes(512, 128, 128)
     assert chat_sizes(catalogue, Arguments(memory="1KiB"), 100, 16) == Sizes(100, 128, 16)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [{"n_ctx": -5}, {"n_batch": 0}, {"n_ubatch": 2**31}, {"min_ctx": "x"}, {"n_ctx": None}],
+)
+def test_a_plan_refuses_what_is_no_number_of_tokens(
+    tiny_model: TinyModel, size: dict[str, Any]
+) -> None:
+    (name,) = size
+    with pytest.raises(RequestError, match=f"^{name} is .*; give a whole number from"):
+        flexinfer.plan(tiny_model("tiny-llama"), **size)
+
+
+def test_a_plan_takes_no_ubatch_for_the_batch(tiny_model: TinyModel) -> None:
+    path = tiny_model("tiny-llama")
+    assert flexinfer.plan(path, n_ubatch=0) == flexinfer.plan(path)

@@ -25,11 +25,11 @@ from flexinfer.planning.plan import Costs, CostsOf
 from flexinfer.planning.weights import Use, Weight
 
 # Interpreter, library and command line: anonymous bytes before a model is opened.
-PROCESS = 33 << 20
+PROCESS = 35 << 20
 # llama.cpp's vocabulary in memory, by token, and by merge where it has some: strings, and two hash
-# tables with strings as keys. Measured with vocabularies of 49,152 to 200,000 tokens.
-_TOKEN_BYTES = 130
-_MERGE_BYTES = 190
+# tables with strings as keys. Measured with vocabularies of 49,152 to 262,144 tokens.
+_TOKEN_BYTES = 175
+_MERGE_BYTES = 145
 # ggml type numbers of the KV cache types that llama.cpp takes.
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7}
 _NEEDS_FLASH_ATTENTION = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
