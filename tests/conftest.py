@@ -12,10 +12,19 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.tiny_model import TinyModel
 
-pytest_plugins = ["support.hub_client", "support.own_process", "support.victims.starting"]
+pytest_plugins = [
+    "support.beside",
+    "support.hub_client",
+    "support.own_process",
+    "support.victims.starting",
+]
 
 # What the tests of a folder need; those of `unit` need nothing.
-_NEEDS = {"native": ("native",), "bad_days": ("native",), "slow": ("native", "slow")}
+_NEEDS = {
+    "native": ("native",),
+    "bad_days": ("native", "alone"),
+    "slow": ("native", "slow", "alone"),
+}
 
 # Compute threads that wait sleep: spinning ones starve whatever runs beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
