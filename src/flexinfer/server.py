@@ -36,7 +36,8 @@ class Server:
         memory: budget of the server's process, as "6GiB" or "50%"; None: what is available.
         slots: requests answered together, or "auto".
         port: 0: one that is free.
-        api_key: requests have to bring it; by default that of ``FLEXINFER_API_KEY``.
+        api_key: requests have to bring it, or one of several between commas; by default that of
+            ``FLEXINFER_API_KEY``.
         flags: of llama.cpp's own server, as docs/serve.md lists them.
         on_progress: called with each line that the server says while it starts, in this thread; by
             default they are shown where standard error is a terminal.
@@ -49,7 +50,7 @@ class Server:
 
     Attributes:
         url: where it answers, as ``http://127.0.0.1:41234``.
-        api_key: what requests have to bring, or None.
+        api_key: what requests have to bring, of several the first; or None.
         pid: of the server's process.
     """
 
@@ -67,13 +68,15 @@ class Server:
     ) -> None:
         if isinstance(memory, str) and memory != "auto" and not memory.rstrip().endswith("%"):
             parse_size(memory)
-        self.api_key = api_key or os.environ.get(_KEY) or None
+        keys = api_key or os.environ.get(_KEY) or ""
+        # llama.cpp's server takes several between commas.
+        self.api_key = next((key for key in keys.split(",") if key), None)
         given = {"memory": memory, "slots": slots, "port": port}
         if isinstance(flags, str):
             raise RequestError(f'flags={flags!r}: give a list, as ["--temp", "0.5"]')
         verbosity = () if {"-lv", "--verbosity", "--log-verbosity"} & set(flags) else _QUIET
         # Not among the arguments: those every user of the machine can see.
-        environment = {} if self.api_key is None else {_KEY: self.api_key}
+        environment = {_KEY: keys} if keys else {}
         # None of the first three is a switch.
         words = [f"--{name}={value}" for name, value in given.items() if value is not None]
         arguments = [*words, *_words(options), "--", model, *verbosity, *flags]

@@ -115,7 +115,7 @@ def test_wrong_usage(tiny_model: TinyModel) -> None:
         ("--json-schema", '{"$ref": "#/none"}', "no grammar can be made of the JSON schema"),
         ("--json-schema", "7", "the JSON schema is no object"),
         ("--lora", "no adapter", "file"),
-        ("--mmproj", "no projector", "file: llama.cpp does not load this projector"),
+        ("--mmproj", "no projector", "file is text that begins with 'no projector'; "),
     ],
 )
 def test_files_beside_the_model(

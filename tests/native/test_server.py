@@ -105,6 +105,14 @@ def test_its_key_may_have_any_letters() -> None:
             server.stats()
 
 
+def test_it_asks_with_the_first_of_several_keys() -> None:
+    with started(MODEL, ctx=128, weight_memory="2MiB", api_key=",one,two") as server:
+        assert server.api_key == "one"
+        assert server.stats()["requests"] == 0
+        server.api_key = "two"
+        assert server.stats()["requests"] == 0
+
+
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_it_cannot_be_copied(server: Server, copied: Callable[[Server], object]) -> None:
     with pytest.raises(UnsupportedError, match="cannot be copied or pickled"):

@@ -31,8 +31,8 @@ from flexinfer.binding.text_limits import expressions, seconds_for, stack_for
 from flexinfer.errors import RequestError
 
 Own = TypeVar("Own", bound="Calls")
-# What the parent says of a prompt that leaves no room.
 _CACHE = ("__getitem__", "__setitem__", "__contains__")
+# What the parent says of a prompt that leaves no room.
 _TOO_MANY = re.compile(r"Requested tokens \((\d+)\) exceed context window")
 
 
