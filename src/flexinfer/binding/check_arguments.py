@@ -21,7 +21,8 @@ _FORMER = frozenset({"f16_kv", "low_vram", "mul_mat_q", "n_gqa", "n_parts", "rms
 _MAX_KEY = 128
 # The most that ggml's backend of the processor starts (``GGML_MAX_N_THREADS``).
 _MAX_THREADS = 512
-_WHOLE: dict[str, tuple[float, float]] = {
+# Arguments that are whole numbers, and their bounds.
+WHOLE: dict[str, tuple[float, float]] = {
     "n_ctx": (0, INT32),
     "n_batch": (1, INT32),
     "n_ubatch": (0, INT32),
@@ -75,7 +76,7 @@ def _check_names(options: Mapping[str, Any], own: Iterable[str]) -> None:
 
 
 def _check_numbers(options: Mapping[str, Any]) -> None:
-    for name, (least, most) in _WHOLE.items():
+    for name, (least, most) in WHOLE.items():
         if options.get(name) is not None:
             check_whole(name, options[name], least, most)
     for name in ("n_ctx", "n_batch", "n_ubatch", "last_n_tokens_size"):

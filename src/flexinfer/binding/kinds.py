@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flexinfer.binding.check_arguments import WHOLE
 from flexinfer.binding.check_request import shown_value
 from flexinfer.errors import RequestError
 from flexinfer.gguf.catalogue import Catalogue
@@ -18,11 +19,7 @@ _SWITCHES = (
     *("vocab_only", "use_mmap", "use_mlock", "logits_all", "embedding", "offload_kqv", "repack"),
     *("flash_attn", "op_offload", "swa_full", "no_perf", "spm_infill", "verbose"),
 )
-_WHOLE = (
-    *("n_ctx", "n_batch", "n_ubatch", "min_ctx", "n_threads", "n_threads_batch", "seed", "numa"),
-    *("rope_scaling_type", "pooling_type", "attention_type", "yarn_orig_ctx", "type_k", "type_v"),
-    *("split_mode", "main_gpu", "last_n_tokens_size"),
-)
+_WHOLE = (*WHOLE, "type_k", "type_v", "split_mode", "main_gpu")
 # Those for which None means what leaving them out does.
 _OPTIONAL = frozenset(
     {"n_threads", "n_threads_batch", "seed", "rope_scaling_type", "type_k", "type_v"}
@@ -86,9 +83,7 @@ def _optional_path(name: str, value: Any) -> str | None:
 
 
 def _text(name: str, value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise _wrong(name, value, "a text")
-    return value
+    return None if value is None else _word(name, value)
 
 
 def _list(name: str, value: Any, one: Callable[[str, Any], str]) -> tuple[str, ...]:
