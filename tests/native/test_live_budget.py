@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,18 @@ def test_a_budget_that_is_too_small_changes_nothing(llm: Llama, expected: bytes)
     assert answer(llm) == expected
 
 
+def test_weights_that_cannot_grow_do_not_shrink_for_it(llm: Llama) -> None:
+    engine, ledger = llm._running(), llm._ledger
+    _apply(llm, 0.3)
+    before = llm.plan
+    ledger.limit = ledger.used + 4096
+    with pytest.raises(BudgetError):
+        _apply(llm, 1.0)
+    ledger.limit = None
+    assert llm.plan is before
+    assert engine.charged == before.held_bytes
+
+
 def test_memory_is_the_dial(tiny_model: TinyModel) -> None:
     path = str(tiny_model("tiny-llama", "q4_0"))
     with Llama(path, memory="5GiB", n_ctx=256, logits_all=True, verbose=False) as llm:
@@ -160,11 +173,11 @@ def test_two_models_that_grow_at_once_never_wait_for_each_other(
         ended: list[bool] = []
         both, charge = threading.Barrier(2), ledger.charge
 
-        def charge_together(account: str, nbytes: int) -> None:
+        def charge_together(account: str, nbytes: int, **options: Any) -> None:
             if account == "weights":
                 with contextlib.suppress(threading.BrokenBarrierError):
                     both.wait(0.2)
-            charge(account, nbytes)
+            charge(account, nbytes, **options)
 
         monkeypatch.setattr(ledger, "charge", charge_together)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -110,13 +112,14 @@ class Account:
             self.hold(self._found(weights, held))
             if share is not None:
                 undo = share(held.plan, self._room(weights, nbytes))
-            weights.resize(self._room(weights, nbytes))
+            self._refit(weights, nbytes)
         except BudgetError:
             self._limit_to(limit)
             self.hold(overhead)
             undo()
             if held.plan is not plan:
-                weights.resize(plan.room)
+                with suppress(BudgetError):  # others took of it: it stays as small as it is
+                    self._refit(weights, limit, plan.room)
             raise
         trim_heap()
 
@@ -125,8 +128,29 @@ class Account:
         self.hold(0)
         self._ledger.unlimit(self.owner)
 
-    def _room(self, weights: Weights, nbytes: int) -> int:
-        return weights.charged + (self._ledger.free or 0) - planner.margin(nbytes)
+    def _room(self, weights: Weights, nbytes: int | None) -> int:
+        free = self._ledger.free
+        if nbytes is None or free is None:
+            return sys.maxsize
+        return weights.charged + free - planner.margin(nbytes)
+
+    def _refit(self, weights: Weights, nbytes: int | None, most: int = sys.maxsize) -> None:
+        """Spend what the budget leaves on weights, `most` bytes where that is less.
+
+        Raises:
+            BudgetError: it does not hold the smallest window.
+        """
+        room = self._room(weights, nbytes)
+        while True:
+            try:
+                weights.resize(min(room, most))
+            except BudgetError:
+                # Others take of it at any time: then there is less to spend.
+                before, room = room, self._room(weights, nbytes)
+                if room >= before:
+                    raise
+            else:
+                return
 
     def _found(self, weights: Weights, held: Held) -> int:
         """The overhead that the plan counted, or more where the process has grown beyond it."""

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flexinfer.engine.interrupts import Interrupt
 from flexinfer.engine.one_pass import OnePass
@@ -165,8 +165,8 @@ class Engine:
         with self._lock:
             self.storage.release_all()
 
-    def reclaim(self, nbytes: int) -> int:
-        """Give about `nbytes` of locked weights back at once; returns how many came free.
+    def reclaim(self, missing: Callable[[], int]) -> int:
+        """Give about as many bytes of locked weights back as are `missing`; returns how many.
 
         Waits for a running pass of another thread, but not for ever. What was given back streams
         from now on.
@@ -174,7 +174,7 @@ class Engine:
         if not self._lock.acquire(timeout=_RECLAIM_SECONDS):
             return 0
         try:
-            if self._closed:
+            if self._closed or not (nbytes := missing()):
                 return 0
             before = self._charged
             self.resize(before - nbytes)
@@ -196,7 +196,7 @@ class Engine:
             # Booked before the pass lock is taken: others may have to give, and want theirs for it.
             more = max(plan.held_bytes - charged, 0)
             if more:
-                self._ledger.charge("weights", more)
+                self._ledger.charge("weights", more, beside=self.reclaim)
             try:
                 with self._lock:
                     if self.storage.plan is before and self._charged == charged:

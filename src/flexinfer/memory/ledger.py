@@ -13,8 +13,9 @@ from types import MappingProxyType
 from flexinfer.errors import BudgetError
 from flexinfer.sizes import format_size
 
-# Gives back about so many bytes, if it can; returns how many it gave.
-Reclaimer = Callable[[int], int]
+# Gives back about as many bytes as it is told are missing, if it can; returns how many it gave. It
+# asks once it is able to give: while it waited, somebody else may have given them.
+Reclaimer = Callable[[Callable[[], int]], int]
 
 
 class Ledger:
@@ -86,8 +87,10 @@ class Ledger:
         with self._lock:
             return None if self._limit is None else self._limit - self.used
 
-    def charge(self, account: str, nbytes: int) -> None:
+    def charge(self, account: str, nbytes: int, *, beside: Reclaimer | None = None) -> None:
         """Take `nbytes` for `account`, asking the reclaimers when they do not fit.
+
+        The one `beside` whom it is charged is not asked: it would give what it is to get.
 
         Raises:
             BudgetError: they do not fit and nobody can give back enough.
@@ -95,7 +98,7 @@ class Ledger:
         if nbytes < 0:
             raise ValueError(f"{account} cannot be charged {nbytes} bytes; release them")
         while not self._try(account, nbytes):
-            if not self._reclaim(nbytes):
+            if not self._reclaim(nbytes, beside):
                 raise BudgetError(
                     f"{account} needs {format_size(nbytes)} more, but {self._arithmetic()}; "
                     "give a larger memory budget"
@@ -125,15 +128,14 @@ class Ledger:
         with self._lock:
             self._reclaimers = [known for known in self._reclaimers if known != reclaim]
 
-    def _reclaim(self, nbytes: int) -> bool:
+    def _reclaim(self, nbytes: int, beside: Reclaimer | None = None) -> bool:
         """Ask for what `nbytes` more lack, until they fit; whether they do now."""
         with self._lock:
-            reclaimers = tuple(self._reclaimers)
+            reclaimers = [known for known in self._reclaimers if known != beside]
         for reclaim in reclaimers:
-            missing = self._missing(nbytes)
-            if not missing:
+            if not self._missing(nbytes):
                 break
-            reclaim(missing)
+            reclaim(lambda: self._missing(nbytes))
         return not self._missing(nbytes)
 
     def _missing(self, nbytes: int) -> int:

@@ -101,9 +101,9 @@ class Watch:
         self._release_idle()
 
     def _keep_budget(self) -> None:
-        limit = self._ledger.limit
-        if limit is None:
-            return
+        limit, free = self._ledger.limit, self._ledger.free
+        if limit is None or free is None or free < 0:
+            return  # a budget was lowered, and who gives what is too much waits for a pass
         missing = self._memory() - (limit - guard(limit))
         if missing > 0:
             try:

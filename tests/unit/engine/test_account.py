@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -28,6 +29,8 @@ class Model:
         self.plan: Plan = planner.plan(WEIGHTS, request, fixed_costs(OVERHEAD), RATES)
         self.beside = aside
         self.charged = 0
+        # What others come to hold once it is known how much is left for weights.
+        self.taken: list[int] = []
         self.budget = Account(
             self.ledger,
             Options(BUDGET),
@@ -44,16 +47,21 @@ class Model:
         return self.plan.held_bytes
 
     def resize(self, room: int) -> Plan:
-        self.plan = planner.refit(self.plan, room)
-        self.ledger.release("weights", self.charged)
-        self.charged = self.plan.held_bytes
-        self.ledger.charge("weights", self.charged)
+        plan = planner.refit(self.plan, room)
+        if self.taken:
+            self.ledger.charge("contexts", self.taken.pop(0))
+        if plan.held_bytes > self.charged:
+            more = plan.held_bytes - self.charged
+            self.ledger.charge("weights", more, beside=self.reclaim)
+        else:
+            self.ledger.release("weights", self.charged - plan.held_bytes)
+        self.plan, self.charged = plan, plan.held_bytes
         return self.plan
 
-    def reclaim(self, nbytes: int) -> int:
+    def reclaim(self, missing: Callable[[], int]) -> int:
         before = self.charged
         with suppress(BudgetError):
-            self.resize(before - nbytes)
+            self.resize(before - missing())
         return before - self.charged
 
     def change(self, nbytes: int) -> None:
@@ -95,6 +103,39 @@ def test_a_budget_that_is_too_small_leaves_everything_as_it_was(grown: int) -> N
         model.change(OVERHEAD + 2 * MIB)
     assert (model.ledger.accounts, model.ledger.limit) == (before, BUDGET)
     assert model.plan == plan
+
+
+def test_what_others_take_meanwhile_is_not_spent_on_weights() -> None:
+    model = Model()
+    lower = OVERHEAD + total(WEIGHTS) // 2
+    model.change(lower)
+    without = model.charged
+    model.change(lower - 20 * MIB)
+    model.taken = [30 * MIB, 10 * MIB]
+    model.change(lower)
+    assert model.taken == []
+    assert model.ledger.accounts["contexts"] == 40 * MIB
+    assert 30 * MIB < without - model.charged < 50 * MIB
+    assert model.ledger.used <= lower
+
+
+def test_a_budget_that_is_too_small_leaves_what_others_took_meanwhile() -> None:
+    model = Model()
+    lower = OVERHEAD + total(WEIGHTS) // 2
+    model.change(lower)
+    before = model.charged
+
+    def share(plan: Plan, room: int) -> Callable[[], object]:
+        model.resize(before // 2)
+        model.taken = [before // 4]
+        raise BudgetError("the model beside it needs more")
+
+    with pytest.raises(BudgetError, match="the model beside it needs more"):
+        model.budget.change(lower - 5 * MIB, model, model, share)
+    assert model.ledger.limit == lower
+    assert model.taken == []
+    assert model.charged < before
+    assert model.ledger.used <= lower
 
 
 def test_a_closed_one_gives_its_accounts_and_its_limit_back() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,8 @@ class Holder:
         ledger.charge(account, nbytes)
         ledger.add_reclaimer(self.reclaim)
 
-    def reclaim(self, nbytes: int) -> int:
+    def reclaim(self, missing: Callable[[], int]) -> int:
+        nbytes = missing()
         self.asked.append(nbytes)
         given = max(min(nbytes, self._ledger.accounts.get(self._account, 0) - self._kept), 0)
         self._ledger.release(self._account, given)
@@ -116,7 +118,8 @@ def test_a_reclaimer_may_use_the_ledger_from_another_thread() -> None:
     ledger = Ledger(100)
     ledger.charge("weights", 80)
 
-    def reclaim(nbytes: int) -> int:
+    def reclaim(missing: Callable[[], int]) -> int:
+        nbytes = missing()
         other = threading.Thread(target=ledger.release, args=("weights", nbytes))
         other.start()
         other.join(10)
@@ -139,6 +142,22 @@ def test_a_lower_limit_asks_for_bytes_back() -> None:
     assert ledger.free == -10
     ledger.limit = 200
     assert ledger.free == 170
+
+
+def test_what_somebody_else_gave_meanwhile_is_not_asked_for_again() -> None:
+    ledger = Ledger(100)
+    ledger.charge("other", 40)
+    weights = Holder(ledger, "weights", 50)
+    ledger.remove_reclaimer(weights.reclaim)
+
+    def reclaim(missing: Callable[[], int]) -> int:
+        ledger.release("other", 30)  # while this one waits for its pass
+        return weights.reclaim(missing)
+
+    ledger.add_reclaimer(reclaim)
+    ledger.charge("compute", 40)
+    assert weights.asked == [0]
+    assert dict(ledger.accounts) == {"other": 10, "weights": 50, "compute": 40}
 
 
 def test_what_was_found_is_recorded_even_where_it_does_not_fit() -> None:

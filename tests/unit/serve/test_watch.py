@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flexinfer.engine.pass_stats import PassStats
@@ -20,8 +21,8 @@ class Engine:
     stats: PassStats = field(default_factory=PassStats)
     released: int = 0
 
-    def reclaim(self, nbytes: int) -> int:
-        given = min(nbytes, self.charged)
+    def reclaim(self, missing: Callable[[], int]) -> int:
+        given = min(missing(), self.charged)
         self.ledger.release("weights", given)
         return given
 
@@ -90,6 +91,20 @@ def test_what_cannot_be_given_is_not_charged() -> None:
     scene.used = 3 * LIMIT
     watch.look()
     assert scene.ledger.accounts.get(ACCOUNT) == 50 * MIB
+
+
+def test_what_a_lowered_budget_is_about_to_get_back_is_not_taken_twice() -> None:
+    scene = Scene()
+    scene.ledger.remove_reclaimer(scene.engine.reclaim)  # as long as it waits for a pass
+    scene.ledger.limit = 800 * MIB
+    scene.used = 950 * MIB
+    watch = scene.watch()
+    watch.look()
+    scene.ledger.release("weights", 150 * MIB)
+    scene.ledger.add_reclaimer(scene.engine.reclaim)
+    assert scene.ledger.accounts == {"weights": 750 * MIB, ACCOUNT: 50 * MIB}
+    watch.look()
+    assert scene.ledger.accounts[ACCOUNT] > 50 * MIB
 
 
 def test_a_process_without_a_limit_is_left_alone() -> None:
