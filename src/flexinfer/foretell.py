@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Integral
 from typing import Any
 
-from flexinfer.errors import RequestError
 from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.gguf.estimate import estimate_costs, estimate_weights, kv_types
 from flexinfer.gguf.mirrors import find_mirrors
+from flexinfer.kinds import WHOLE, check_whole
 from flexinfer.machine.budget import wished_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.drafted import OFF, rows_of, with_steady_batch
@@ -33,7 +32,6 @@ from flexinfer.workers.dividing import divided
 from flexinfer.workers.endpoint import plain_over, read_endpoints
 
 _CONTEXT = 512
-_MOST_TOKENS = 2**31 - 1
 _STEP = 256
 
 
@@ -49,11 +47,7 @@ class Sizes:
     def __post_init__(self) -> None:
         """Raise `RequestError` for what is no number of tokens."""
         for size in fields(self):
-            value, least = getattr(self, size.name), int(size.name == "n_batch")
-            if not isinstance(value, Integral) or not least <= int(value) <= _MOST_TOKENS:
-                raise RequestError(
-                    f"{size.name} is {value!r}; give a whole number from {least} to 2,147,483,647"
-                )
+            check_whole(size.name, getattr(self, size.name), *WHOLE[size.name])
 
 
 @dataclass(frozen=True)

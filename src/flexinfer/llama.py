@@ -17,8 +17,6 @@ from flexinfer.binding.chat_template import ChatTemplate
 from flexinfer.binding.check_arguments import overridden
 from flexinfer.binding.check_batches import Batches
 from flexinfer.binding.gate import gated
-from flexinfer.binding.kinds import path as path_of
-from flexinfer.binding.kinds import plain
 from flexinfer.binding.log import listen
 from flexinfer.binding.private import adopt_vocabulary, begin, templates_by, wrap_computing
 from flexinfer.binding.projector import load_projector
@@ -36,6 +34,8 @@ from flexinfer.gguf.architectures import check_architecture
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.check_metadata import check_parameters
 from flexinfer.gguf.mirrors import find_mirrors
+from flexinfer.kinds import path as path_of
+from flexinfer.kinds import plain
 from flexinfer.machine.auto_budget import Follower, Move
 from flexinfer.machine.budget import granted_budget
 from flexinfer.machine.machine import Machine

@@ -10,6 +10,7 @@ from flexinfer.foretell import Arguments, Sizes, forecast, foretell_rows
 from flexinfer.gguf.catalogue import Catalogue, read_catalogue
 from flexinfer.gguf.estimate import PROCESS
 from flexinfer.gguf.same_vocabulary import check_same_vocabulary
+from flexinfer.kinds import plain
 from flexinfer.machine.machine import Machine
 from flexinfer.planning.drafted import BELIEF, MOST, NAMES, OFF
 from flexinfer.planning.pair import DRAFT_UBATCH, Believed, Pair, plan_pair
@@ -51,7 +52,9 @@ def plan(
         ModelFileError, UnsupportedError: the model cannot be run.
         BudgetError, RequestError: it does not fit; there is no such strategy or KV cache.
     """
-    given = {**locals(), "rpc": read_endpoints(rpc) if rpc else ()}
+    given = plain(locals())
+    model, workers = given["model"], given["rpc"]
+    given["rpc"] = read_endpoints(workers) if workers else ()
     catalogue = model if isinstance(model, Catalogue) else read_catalogue(model)
     return _planned(catalogue, Arguments.of(given))
 

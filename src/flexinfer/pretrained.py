@@ -10,8 +10,8 @@ import llama_cpp
 
 from flexinfer.binding.arguments import refuse_placement
 from flexinfer.binding.check_arguments import check_arguments
-from flexinfer.binding.kinds import plain
 from flexinfer.closing import Closing
+from flexinfer.kinds import plain
 from flexinfer.machine.budget import wished_budget
 from flexinfer.machine.machine import Machine
 from flexinfer.native.cards import cards

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from flexinfer.errors import EngineError, RequestError, UnsupportedError
+from flexinfer.kinds import path as path_of
+from flexinfer.kinds import plain
 from flexinfer.serve.child import Child
 from flexinfer.serve.said import named_error
 from flexinfer.sizes import parse_size
@@ -66,20 +68,22 @@ class Server:
         on_progress: Callable[[str], None] | None = None,
         **options: Any,
     ) -> None:
+        path, told = path_of("model", model), plain({"api_key": api_key, "flags": flags})
+        on_progress = plain({"on_progress": on_progress})["on_progress"]
         if isinstance(memory, str) and memory != "auto" and not memory.rstrip().endswith("%"):
             parse_size(memory)
-        keys = api_key or os.environ.get(_KEY) or ""
+        keys = told["api_key"] or os.environ.get(_KEY) or ""
         # llama.cpp's server takes several between commas.
         self.api_key = next((key for key in keys.split(",") if key), None)
         given = {"memory": memory, "slots": slots, "port": port}
         if isinstance(flags, str):
             raise RequestError(f'flags={flags!r}: give a list, as ["--temp", "0.5"]')
-        verbosity = () if {"-lv", "--verbosity", "--log-verbosity"} & set(flags) else _QUIET
+        verbosity = () if {"-lv", "--verbosity", "--log-verbosity"} & set(told["flags"]) else _QUIET
         # Not among the arguments: those every user of the machine can see.
         environment = {_KEY: keys} if keys else {}
         # None of the first three is a switch.
         words = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        arguments = [*words, *_words(options), "--", model, *verbosity, *flags]
+        arguments = [*words, *_words(options), "--", path, *verbosity, *told["flags"]]
         shown = _Shown() if on_progress is None else None
         try:
             self._child = Child(arguments, environment, on_progress or shown)  # type: ignore[arg-type]

@@ -74,6 +74,12 @@ def one_line(text: str | os.PathLike[str]) -> str:
     return shown(_LINES.sub(" ", os.fspath(text).strip()))
 
 
+def shown_value(value: object) -> str:
+    """`value` as a message has it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _escape(match: re.Match[str]) -> str:
     number = ord(match[0])
     if number in _ESCAPED_BYTE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import struct
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from support.tiny_model import TinyModel
 import flexinfer
 from flexinfer.cli.plan import command
 from flexinfer.cli.sizes import chat_sizes, run_sizes
-from flexinfer.errors import BudgetError, RequestError, UnsupportedError
+from flexinfer.errors import BudgetError, FlexInferError, RequestError, UnsupportedError
 from flexinfer.foretell import Arguments, Sizes, require_fit
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.machine.machine import Machine
@@ -157,8 +158,32 @@ def test_a_plan_refuses_what_is_no_number_of_tokens(
     tiny_model: TinyModel, size: dict[str, Any]
 ) -> None:
     (name,) = size
-    with pytest.raises(RequestError, match=f"^{name} is .*; give a whole number from"):
+    with pytest.raises(RequestError, match=f"^{name} is .*; give a (whole )?number"):
         flexinfer.plan(tiny_model("tiny-llama"), **size)
+
+
+_ODD: list[Any] = [None, 5.5, -1, 2**70, math.nan, "a\0b", b"x", [1], {}, {"x": 1}, object()]
+
+
+@pytest.mark.parametrize("name", sorted(inspect.signature(flexinfer.plan).parameters))
+def test_whatever_a_plan_is_given_it_is_taken_or_refused_in_one_sentence(
+    tiny_model: TinyModel, name: str
+) -> None:
+    sound = {"model": tiny_model("tiny-llama"), "memory": "1GiB"}
+    refused = []
+    for odd in _ODD:
+        try:
+            flexinfer.plan(**{**sound, name: odd})
+        except FlexInferError as error:
+            refused.append(str(error))
+    assert refused
+    assert all(len(said.splitlines()) == 1 for said in refused)
+
+
+@pytest.mark.parametrize("model", [None, 5, ["x"]])
+def test_what_is_no_path_is_no_model(model: Any) -> None:
+    with pytest.raises(RequestError, match=r"^model is .*; give a path$"):
+        flexinfer.plan(model)
 
 
 def test_a_plan_takes_no_ubatch_for_the_batch(tiny_model: TinyModel) -> None:

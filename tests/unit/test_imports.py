@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": set(),
     "seam": {"planning"},
     "gguf": {"planning"},
+    "kinds": {"gguf"},
     "hub": {"gguf"},
     "reading": {"memory"},
     "storage": {"memory", "planning", "reading", "seam", "gguf.types", "storage.experts"},
@@ -43,17 +44,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BELOW - STORAGE,
     "engine.opening": BELOW | {"engine"},
     "engine.trials": BELOW | {"engine"},
-    "binding": {"memory", "machine", "gguf"},
+    "binding": {"memory", "machine", "gguf", "kinds"},
     "workers": {"memory", "machine", "planning", "gguf", "rates"} | NATIVE,
-    "foretell": {"gguf", "machine", "planning", "rates", "workers"},
-    "planned": {"gguf", "machine", "planning", "foretell", "workers"},
+    "foretell": {"gguf", "kinds", "machine", "planning", "rates", "workers"},
+    "planned": {"gguf", "kinds", "machine", "planning", "foretell", "workers"},
     "speculate": {"planning"},
     "pairing": BELOW - STORAGE | {"engine", "binding", "foretell", "planned", "speculate"},
     "budgeted": BELOW | {"engine", "binding", "pairing", "speculate"},
     "closing": BELOW | {"engine", "binding", "budgeted", "workers"},
-    "pretrained": {"binding", "closing", "machine", "native", "planning"},
+    "pretrained": {"binding", "closing", "kinds", "machine", "native", "planning"},
     "llama": BELOW
-    | {"engine", "binding", "hub", "foretell", "pretrained", "pairing", "speculate", "workers"},
+    | {"engine", "binding", "hub", "foretell", "kinds", "pretrained", "pairing", "speculate"}
+    | {"workers"},
     "chat": {"llama", "binding"},
     "show": {"planning"},
     "synth": {"gguf.types"},
@@ -65,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
     | {"planned", "serve", "batch", "speculate", "workers"},
-    "server": {"serve.child", "serve.said"},
+    "server": {"kinds", "serve.child", "serve.said"},
     "": {"llama", "planned", "server"},
     "__main__": {"cli"},
 }

@@ -19,9 +19,7 @@ from flexinfer.binding.check_request import (
     check_sampling,
     check_text,
     check_tokens,
-    check_whole,
     listed_tokens,
-    shown_value,
 )
 from flexinfer.binding.grammar_sampler import Survive
 from flexinfer.binding.handler_templates import template_of_stranger
@@ -29,6 +27,8 @@ from flexinfer.binding.sampling import Chain, Processors, chain
 from flexinfer.binding.saving import Saving
 from flexinfer.binding.text_limits import expressions, seconds_for, stack_for
 from flexinfer.errors import RequestError
+from flexinfer.kinds import check_whole
+from flexinfer.text import shown_value
 
 Own = TypeVar("Own", bound="Calls")
 _CACHE = ("__getitem__", "__setitem__", "__contains__")

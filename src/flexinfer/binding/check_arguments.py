@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import llama_cpp
 
-from flexinfer.binding.check_request import INT32, check_fraction, check_whole
+from flexinfer.binding.check_request import check_fraction
 from flexinfer.errors import RequestError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
@@ -19,24 +18,6 @@ from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 # Arguments that the parent no longer has but takes; code that is copied around still gives them.
 _FORMER = frozenset({"f16_kv", "low_vram", "mul_mat_q", "n_gqa", "n_parts", "rms_norm_eps"})
 _MAX_KEY = 128
-# The most that ggml's backend of the processor starts (``GGML_MAX_N_THREADS``).
-_MAX_THREADS = 512
-# Arguments that are whole numbers, and their bounds.
-WHOLE: dict[str, tuple[float, float]] = {
-    "n_ctx": (0, INT32),
-    "n_batch": (1, INT32),
-    "n_ubatch": (0, INT32),
-    "min_ctx": (0, INT32),
-    "n_threads": (-1, _MAX_THREADS),
-    "n_threads_batch": (-1, _MAX_THREADS),
-    "last_n_tokens_size": (0, INT32),
-    "seed": (-math.inf, math.inf),
-    "rope_scaling_type": (-1, 3),
-    "pooling_type": (-1, 4),
-    "attention_type": (-1, 1),
-    "yarn_orig_ctx": (0, INT32),
-    "numa": (0, 4),
-}
 _FRACTIONS = (
     *("rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor"),
     *("yarn_beta_fast", "yarn_beta_slow", "lora_scale"),
@@ -76,12 +57,6 @@ def _check_names(options: Mapping[str, Any], own: Iterable[str]) -> None:
 
 
 def _check_numbers(options: Mapping[str, Any]) -> None:
-    for name, (least, most) in WHOLE.items():
-        if options.get(name) is not None:
-            check_whole(name, options[name], least, most)
-    for name in ("n_ctx", "n_batch", "n_ubatch", "last_n_tokens_size"):
-        if name in options and options[name] is None:
-            check_whole(name, None)
     for name in _FRACTIONS:
         if name in options:
             check_fraction(name, options[name])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flexinfer.binding.check_request import check_biases, check_stops, shown_value
+from flexinfer.binding.check_request import check_biases, check_stops
 from flexinfer.binding.check_schema import check_schemas
 from flexinfer.errors import RequestError
+from flexinfer.text import shown_value
 
 _WORDS = ("none", "auto", "required")
 _MESSAGE = '{"role": "user", "content": "..."}'

@@ -12,8 +12,9 @@ import numpy as np
 
 from flexinfer.binding.private import is_grammar
 from flexinfer.errors import RequestError
+from flexinfer.kinds import check_whole
+from flexinfer.text import shown_value
 
-INT32 = 2**31 - 1
 # The largest number of 32 bits, in which samplers compute.
 _LARGEST = 3.4e38
 _FRACTIONS = (
@@ -28,15 +29,6 @@ def check_fraction(name: str, value: Any) -> None:
     """Raise `RequestError` unless `value` is a number that samplers and graphs can hold."""
     if not isinstance(value, Real) or not abs(float(value)) <= _LARGEST:
         raise RequestError(f"{name} is {shown_value(value)}; give a finite number")
-
-
-def check_whole(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
-    """Raise `RequestError` unless `value` is a whole number from `least` to `most`."""
-    if not isinstance(value, Integral):
-        raise RequestError(f"{name} is {shown_value(value)}; give a whole number")
-    if not least <= int(value) <= most:
-        bounds = f"from {least:,}" + (f" to {most:,}" if most < math.inf else "")
-        raise RequestError(f"{name} is {shown_value(value)}; give a number {bounds}")
 
 
 def check_sampling(options: Mapping[str, Any]) -> None:
@@ -177,9 +169,3 @@ def check_biases(biases: Any, vocabulary: int) -> None:
             )
         if math.isnan(added):
             raise RequestError(f"logit_bias of token {number} is no number")
-
-
-def shown_value(value: Any) -> str:
-    """`value` as a message has it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

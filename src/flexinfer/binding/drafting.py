@@ -13,8 +13,9 @@ import llama_cpp
 
 from flexinfer.binding import private
 from flexinfer.binding.calls import Calls
-from flexinfer.binding.check_request import check_whole, listed_tokens
+from flexinfer.binding.check_request import listed_tokens
 from flexinfer.errors import RequestError
+from flexinfer.kinds import check_whole
 
 
 class Drafts(Protocol):

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from flexinfer.binding import private
 from flexinfer.binding.check_grammar import check_grammar
-from flexinfer.binding.check_request import INT32, check_sampling
+from flexinfer.binding.check_request import check_sampling
 from flexinfer.binding.grammar_sampler import SECONDS, GrammarSampler, Survive, fields
 from flexinfer.errors import RequestError
+from flexinfer.kinds import INT32
 
 # How many tokens of the paper's estimate the first version of mirostat looks at.
 _MIROSTAT_TOKENS = 100

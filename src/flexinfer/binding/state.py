@@ -21,10 +21,10 @@ from llama_cpp.llama import LlamaState
 from llama_cpp.llama_cache import LlamaRAMCache
 
 from flexinfer.binding import private
-from flexinfer.binding.check_request import shown_value
 from flexinfer.errors import RequestError
 from flexinfer.memory.ledger import Ledger
 from flexinfer.memory.pointers import first_byte, size_cell
+from flexinfer.text import shown_value
 from flexinfer.whole_file import whole_file
 
 _ACCOUNT = "states"

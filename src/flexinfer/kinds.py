@@ -1,25 +1,42 @@
-"""Arguments of `flexinfer.Llama` by kind: each as Python's own value of it, or refused by name."""
+"""Arguments that callers give, by kind: each as Python's own value of it, or refused by name."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-
-from flexinfer.binding.check_arguments import WHOLE
-from flexinfer.binding.check_request import shown_value
 from flexinfer.errors import RequestError
 from flexinfer.gguf.catalogue import Catalogue
+from flexinfer.text import shown_value
 
+INT32 = 2**31 - 1
+# The most that ggml's backend of the processor starts (``GGML_MAX_N_THREADS``).
+_MAX_THREADS = 512
+# Arguments that are whole numbers, and their bounds.
+WHOLE: dict[str, tuple[float, float]] = {
+    "n_ctx": (0, INT32),
+    "n_batch": (1, INT32),
+    "n_ubatch": (0, INT32),
+    "min_ctx": (0, INT32),
+    "n_threads": (-1, _MAX_THREADS),
+    "n_threads_batch": (-1, _MAX_THREADS),
+    "last_n_tokens_size": (0, INT32),
+    "seed": (-math.inf, math.inf),
+    "rope_scaling_type": (-1, 3),
+    "pooling_type": (-1, 4),
+    "attention_type": (-1, 1),
+    "yarn_orig_ctx": (0, INT32),
+    "numa": (0, 4),
+}
 _SWITCHES = (
     *("vocab_only", "use_mmap", "use_mlock", "logits_all", "embedding", "offload_kqv", "repack"),
     *("flash_attn", "op_offload", "swa_full", "no_perf", "spm_infill", "verbose"),
 )
-_WHOLE = (*WHOLE, "type_k", "type_v", "split_mode", "main_gpu")
+_OTHER_WHOLE = ("type_k", "type_v", "split_mode", "main_gpu")
 # Those for which None means what leaving them out does.
 _OPTIONAL = frozenset(
     {"n_threads", "n_threads_batch", "seed", "rope_scaling_type", "type_k", "type_v"}
@@ -30,7 +47,8 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """`options` as plain values: the parent hands them to libraries that take no others.
 
     Raises:
-        RequestError: a value of another kind; names the argument.
+        RequestError: a value of another kind, or a number that llama.cpp would not survive, or
+            misread; names the argument.
     """
     return {
         name: _READ[name](name, value) if name in _READ else value
@@ -38,32 +56,42 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def path(name: str, value: Any) -> str:
+def check_whole(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
+    """Raise `RequestError` unless `value` is a whole number from `least` to `most`."""
+    if not isinstance(value, Integral):
+        raise RequestError(f"{name} is {shown_value(value)}; give a whole number")
+    if not least <= int(value) <= most:
+        bounds = f"from {least:,}" + (f" to {most:,}" if most < math.inf else "")
+        raise RequestError(f"{name} is {shown_value(value)}; give a number {bounds}")
+
+
+def path(name: str, value: Any, wanted: str = "a path") -> str:
     """`value` as the text of a path.
 
     Raises:
-        RequestError: it is none.
+        RequestError: it is none; says what is `wanted`.
     """
     try:
         return os.fsdecode(value)
     except TypeError as error:
-        raise _wrong(name, value, "a path") from error
+        raise _wrong(name, value, wanted) from error
 
 
 def _switch(name: str, value: Any) -> bool | None:
     if value is None:
         return None
-    if not isinstance(value, (bool, np.bool_, Integral)):
+    given = _own(value)
+    if not isinstance(given, Integral):
         raise _wrong(name, value, "True or False")
-    return bool(value)
+    return bool(given)
 
 
 def _whole(name: str, value: Any) -> int | None:
     if value is None and name in _OPTIONAL:
         return None
-    if not isinstance(value, (Integral, np.bool_)):
-        raise _wrong(name, value, "a whole number")
-    return int(value)
+    given = _own(value)
+    check_whole(name, given, *WHOLE.get(name, ()))
+    return int(given)
 
 
 def _layers(name: str, value: Any) -> int | None:
@@ -99,7 +127,7 @@ def _list(name: str, value: Any, one: Callable[[str, Any], str]) -> tuple[str, .
 def _numbers(name: str, value: Any) -> list[float] | None:
     if value is None:
         return None
-    listed = value.tolist() if isinstance(value, np.ndarray) else value
+    listed = _own(value)
     if not isinstance(listed, (list, tuple)) or not all(isinstance(each, Real) for each in listed):
         raise _wrong(name, value, "a list of numbers")
     return [float(each) for each in listed]
@@ -129,19 +157,31 @@ def _call(name: str, value: Any) -> Any:
     return value
 
 
+def _optional_call(name: str, value: Any) -> Any:
+    return None if value is None else _call(name, value)
+
+
+def _own(value: Any) -> Any:
+    """What numpy has instead of Python's own values, as those; plans do without numpy."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _wrong(name: str, value: Any, wanted: str) -> RequestError:
     return RequestError(f"{name} is {shown_value(value)}; give {wanted}")
 
 
 _READ: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(_SWITCHES, _switch),
-    **dict.fromkeys(_WHOLE, _whole),
+    **dict.fromkeys((*WHOLE, *_OTHER_WHOLE), _whole),
     "n_gpu_layers": _layers,
     **dict.fromkeys(("memory", "weight_memory", "window"), _size),
     **dict.fromkeys(("lora_path", "lora_base"), _optional_path),
     **dict.fromkeys(("on_move", "on_lost"), _call),
-    "chat_format": _text,
-    "rpc": lambda name, value: _list(name, value, _word),
+    "draft": lambda name, value: path(name, value, "off, ngram, auto or the path of a GGUF file"),
+    "model": lambda name, value: value if isinstance(value, Catalogue) else path(name, value),
+    **dict.fromkeys(("chat_format", "api_key"), _text),
+    "on_progress": _optional_call,
+    **dict.fromkeys(("rpc", "flags"), lambda name, value: _list(name, value, _word)),
     "mirrors": lambda name, value: _list(name, value, path),
     "tensor_split": _numbers,
     "kv_overrides": _overrides,
