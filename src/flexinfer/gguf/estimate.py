@@ -80,6 +80,7 @@ def estimate_costs(
     flash_attention: bool = False,
     sequences: int = 1,
     outputs: int | None = None,
+    process: int = PROCESS,
 ) -> CostsOf:
     """Costs in bytes of contexts of (tokens, tokens of a ubatch).
 
@@ -89,11 +90,12 @@ def estimate_costs(
         kv_types: ggml's numbers of the types of K and V.
         sequences: that the context holds.
         outputs: tokens of a ubatch that have logits at most; None: all of them.
+        process: anonymous bytes before a model is opened.
     """
     shape = ContextShape.of(trunk_of(catalogue), kv_types)
     tables = [info for info in catalogue.tensors if info.name in _TABLES]
     experts = [info for info in catalogue.tensors if _use(catalogue, info) is Use.EXPERTS]
-    base = PROCESS + GROWTH + _TOKEN_BYTES * shape.vocabulary + _MERGE_BYTES * _merges(catalogue)
+    base = process + GROWTH + _TOKEN_BYTES * shape.vocabulary + _MERGE_BYTES * _merges(catalogue)
     encodes = any(info.name.startswith("enc.") for info in catalogue.tensors)
 
     def costs(ctx: int, ubatch: int) -> Costs:

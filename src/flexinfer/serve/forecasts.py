@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from flexinfer.errors import UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.check_metadata import check_parameters
-from flexinfer.gguf.estimate import estimate_costs, estimate_weights
+from flexinfer.gguf.estimate import PROCESS, estimate_costs, estimate_weights
 from flexinfer.planning.forecast import Forecast
 from flexinfer.planning.many import RowTimes
-from flexinfer.planning.plan import Costs, CostsOf, Request
+from flexinfer.planning.plan import Request
 from flexinfer.rates.drives import drives_for
 from flexinfer.rates.rates import measure_rates, remembered_rows
 from flexinfer.rates.row_times import row_times
@@ -19,8 +17,8 @@ from flexinfer.serve.settings import Settings
 from flexinfer.serve.sizing import MIN_CONTEXT
 from flexinfer.workers.dividing import here
 
-# The process is larger by the server's library and what it has begun before a model is opened.
-_LIBRARY = 3 << 20
+# Larger by the server's library and what it has begun before a model is opened.
+_PROCESS = PROCESS + (3 << 20)
 
 
 def check_served(catalogue: Catalogue) -> None:
@@ -52,7 +50,7 @@ def forecast_of(catalogue: Catalogue, settings: Settings, drafts: int | None = N
     have all. By default it is the model that answers, with the drafts of the flags; of another
     `drafts` says them.
     """
-    own = 0 if drafts is not None else _LIBRARY
+    process = PROCESS if drafts is not None else _PROCESS
     drafts = settings.flags.drafts if drafts is None else drafts
     outputs = settings.slots * (1 + drafts)
     vectors = gives_vectors(settings.embeddings, settings.flags)
@@ -64,6 +62,7 @@ def forecast_of(catalogue: Catalogue, settings: Settings, drafts: int | None = N
         flash_attention=settings.flash_attention is not False,
         sequences=settings.slots,
         outputs=None if vectors else outputs,
+        process=process,
     )
     threads, kernels = settings.threads, settings.kernels
     drives = drives_for(catalogue, settings.mirrors)
@@ -76,16 +75,8 @@ def forecast_of(catalogue: Catalogue, settings: Settings, drafts: int | None = N
         weight_memory=settings.weight_memory,
         window=settings.window,
     )
-    whole = Forecast(weights, request, _with_overhead(drives.costing(costs), own), rates)
+    whole = Forecast(weights, request, drives.costing(costs), rates)
     return whole if settings.split is None else here(whole, settings.split)
-
-
-def _with_overhead(costs: CostsOf, more: int) -> CostsOf:
-    def with_more(ctx: int, ubatch: int) -> Costs:
-        least = costs(ctx, ubatch)
-        return replace(least, overhead=least.overhead + more)
-
-    return with_more
 
 
 def rows_of_passes(settings: Settings, catalogue: Catalogue) -> tuple[Forecast, RowTimes]:
