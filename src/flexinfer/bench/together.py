@@ -26,6 +26,7 @@ from flexinfer.bench.streams import PROMPT, Count, Steady, Streams, ask, counted
 from flexinfer.bench.turns import Worker
 from flexinfer.errors import EngineError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
+from flexinfer.planning.pass_time import PassTime
 from flexinfer.planning.rates import Rates
 
 FLEXINFER = (sys.executable, "-m", "flexinfer")
@@ -85,15 +86,14 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
             found = written(setup, served.address, streams, counted)
             plan = ask(served.address, "/engine/plan")
     drive = (before + drive_rate(setup)) / 2
-    reading = plan["streamed_bytes"] / drive
-    rates = Rates.from_json(plan["rates"])
-    more = plan["streamed_bytes"] * (rates.asking + (1 / rates.packing if rates.packing else 0.0))
+    read, rates = plan["streamed_bytes"], Rates.from_json(plan["rates"])
+    work = PassTime(compute, read / drive, rates.packing_s(read), rates.asking * read)
     return {
         "compute_s": compute,
         "drive_rate": drive,
-        "streamed_bytes": plan["streamed_bytes"],
-        "bound_tok_s": streams / max(compute, reading),
-        "busy_bound_tok_s": streams / max(compute + more, reading),
+        "streamed_bytes": read,
+        "bound_tok_s": streams / max(compute, work.read),
+        "busy_bound_tok_s": streams / max(work.busy, work.read),
         "predicted_tok_s": predicted,
         "tok_s": found.tok_s,
         "passes": found.passes,

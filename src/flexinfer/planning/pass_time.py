@@ -34,6 +34,11 @@ class PassTime:
         return max(busy, self.read) if self.ahead else busy + self.read
 
     @property
+    def busy(self) -> float:
+        """Seconds of the processors, whatever they do."""
+        return self.compute + self.pack + self.ask
+
+    @property
     def expected(self) -> float:
         """`least`, with what reading and computing cost each other.
 
@@ -42,5 +47,4 @@ class PassTime:
         """
         if not self.ahead or not self.read:
             return self.least
-        busy = self.compute + self.pack + self.ask
-        return max(busy, self.read + _LOST_BESIDE * self.compute)
+        return max(self.busy, self.read + _LOST_BESIDE * self.compute)

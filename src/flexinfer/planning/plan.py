@@ -156,7 +156,7 @@ class Plan:
     @property
     def packing_s(self) -> float:
         """Seconds that packing what a token reads takes from computing."""
-        return self.streamed_bytes / self.rates.packing if self.rates.packing else 0.0
+        return self.rates.packing_s(self.streamed_bytes)
 
     @property
     def bound_tok_s(self) -> float:

@@ -46,6 +46,10 @@ class Rates:
         rates = [f"{share.path} at {share.rate / 1e9:.2f} GB/s" for share in self.drives]
         return "reads " + " and ".join(rates) if rates else ""
 
+    def packing_s(self, nbytes: float) -> float:
+        """Seconds in which so much of what streams is packed."""
+        return nbytes / self.packing if self.packing else 0.0
+
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Rates:
         """The rates in a document that `dataclasses.asdict` made."""
