@@ -6,10 +6,9 @@ A process 1 ends by no signal that it does not handle, so a container could not 
 from __future__ import annotations
 
 import signal
-import threading
 from types import FrameType
 
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+from flexinfer.engine.process_one import ENDING, handle_ending
 
 
 class Ended(BaseException):
@@ -26,14 +25,10 @@ def end_by_signals() -> None:
     Later signals, Ctrl-C too, find an end under way and change nothing. A signal that is ignored,
     as by nohup, stays so.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in _ENDING:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
+    handle_ending(_end)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    for each in (*_ENDING, signal.SIGINT):
+    for each in (*ENDING, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
     raise Ended(number)

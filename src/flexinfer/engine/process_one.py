@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def end_as_process_one(process: int | None = None) -> None:
@@ -22,11 +23,19 @@ def end_as_process_one(process: int | None = None) -> None:
     """
     if (os.getpid() if process is None else process) != 1:
         return
+    handle_ending(_end)
+
+
+def handle_ending(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Have `handler` get SIGTERM and SIGHUP, unless they are handled or ignored already.
+
+    Python takes handlers from its main thread only; from another one nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in _ENDING:
+    for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
+            signal.signal(number, handler)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
