@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -124,8 +123,3 @@ class Results:
 
 def _id(line: int) -> str:
     return f"{_PREFIX}{line}"
-
-
-def left(asked: Iterable[Request | BadLine], results: Results) -> int:
-    """How many of `asked` have no record yet. Raises RequestError as `Results.has`."""
-    return sum(not results.has(one) for one in asked)
