@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.decoding_bits import answer, open_tiny
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
@@ -20,7 +21,6 @@ from flexinfer.sizes import ALIGNMENT
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-_PROMPT = [3, 17, 101, 9, 44, 8, 61, 27]
 _Preadv = Callable[[int, Sequence[memoryview], int], int]
 
 
@@ -58,29 +58,8 @@ def model(tiny_model: TinyModel, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def llm(model: Path, drive: Drive) -> Iterator[Llama]:
-    with _open(model) as llm:
+    with open_tiny(model) as llm:
         yield llm
-
-
-def _open(path: Path) -> Llama:
-    return Llama(
-        str(path),
-        weight_memory="1MiB",
-        n_ctx=256,
-        n_threads=2,
-        n_ubatch=32,
-        logits_all=True,
-        verbose=False,
-    )
-
-
-def _answer(llm: Llama) -> bytes:
-    """The bits of all logits of a prompt and three tokens, from an empty context."""
-    llm.reset()
-    llm.eval(_PROMPT)
-    for _ in range(3):
-        llm.eval([int(np.argmax(llm.scores[llm.n_tokens - 1]))])
-    return bytes(llm.scores[: llm.n_tokens].tobytes())
 
 
 def _io_error(*_: object) -> int:
@@ -98,29 +77,29 @@ def _one_sentence(error: pytest.ExceptionInfo[BaseException], *words: str) -> No
 def test_a_read_that_fails_for_good_ends_the_request(
     llm: Llama, drive: Drive, model: Path, after: int
 ) -> None:
-    expected = _answer(llm)
+    expected = answer(llm)
     drive.fail(_io_error, after)
     with pytest.raises(ReadError) as error:
-        _answer(llm)
+        answer(llm)
     _one_sentence(error, str(model), "Input/output error", "check the drive")
     drive.fault = None
-    assert _answer(llm) == expected
+    assert answer(llm) == expected
 
 
 def test_every_request_fails_while_the_drive_does(llm: Llama, drive: Drive) -> None:
-    expected = _answer(llm)
+    expected = answer(llm)
     drive.fail(_io_error)
     threads = threading.active_count()
     for _ in range(5):
         with pytest.raises(ReadError):
-            _answer(llm)
+            answer(llm)
     assert threading.active_count() == threads
     drive.fault = None
-    assert _answer(llm) == expected
+    assert answer(llm) == expected
 
 
 def test_a_read_that_fails_once_is_not_seen(llm: Llama, drive: Drive) -> None:
-    expected = _answer(llm)
+    expected = answer(llm)
     failed: set[int] = set()
 
     def hiccup(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
@@ -130,12 +109,12 @@ def test_a_read_that_fails_once_is_not_seen(llm: Llama, drive: Drive) -> None:
         return drive.preadv(fd, buffers, offset)
 
     drive.fail(hiccup)
-    assert _answer(llm) == expected
+    assert answer(llm) == expected
     assert len(failed) > 3
 
 
 def test_short_reads_are_continued(llm: Llama, drive: Drive) -> None:
-    expected = _answer(llm)
+    expected = answer(llm)
     shortened = 0
 
     def short(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
@@ -147,24 +126,24 @@ def test_short_reads_are_continued(llm: Llama, drive: Drive) -> None:
         return drive.preadv(fd, [view], offset)
 
     drive.fail(short)
-    assert _answer(llm) == expected
+    assert answer(llm) == expected
     assert shortened > 10
 
 
 def test_a_slow_drive_only_takes_longer(llm: Llama, drive: Drive) -> None:
-    expected = _answer(llm)
+    expected = answer(llm)
 
     def slow(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
         time.sleep(0.002 * (drive.reads % 4))
         return drive.preadv(fd, buffers, offset)
 
     drive.fail(slow)
-    assert _answer(llm) == expected
+    assert answer(llm) == expected
 
 
 def test_a_read_that_hangs_ends_the_request(llm: Llama, drive: Drive) -> None:
     """The memory that a hanging read may still write to is not used again."""
-    expected = _answer(llm)
+    expected = answer(llm)
     answered = threading.Event()
     first = iter([True])
     hanging: list[range] = []
@@ -184,15 +163,15 @@ def test_a_read_that_hangs_ends_the_request(llm: Llama, drive: Drive) -> None:
     patient, waiting.hang_s, waiting.cancel_s = waiting.hang_s, 0.2, 0.1
     drive.fail(hang, 3)
     with pytest.raises(ReadError) as error:
-        _answer(llm)
+        answer(llm)
     _one_sentence(error, "did not answer", "file 0", "check the drive")
     waiting.hang_s = patient
     # It may wait for the thread that hangs.
     late = threading.Timer(1.0, answered.set)
     late.start()
-    assert _answer(llm) == expected
+    assert answer(llm) == expected
     late.join()
-    assert _answer(llm) == expected
+    assert answer(llm) == expected
     (left,) = hanging
     assert len(filled) > 4
     assert not [place for place in filled if place.start < left.stop and left.start < place.stop]
@@ -205,7 +184,7 @@ def _place(buffer: memoryview) -> range:
 
 
 def test_closing_while_a_read_hangs(model: Path, drive: Drive) -> None:
-    llm = _open(model)
+    llm = open_tiny(model)
     answered = threading.Event()
 
     def hang(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
@@ -216,21 +195,21 @@ def test_closing_while_a_read_hangs(model: Path, drive: Drive) -> None:
     waiting.hang_s, waiting.cancel_s, waiting.close_s = 0.2, 0.1, 0.1
     drive.fail(hang, 2)
     with pytest.raises(ReadError):
-        _answer(llm)
+        answer(llm)
     llm.close()
     answered.set()
 
 
 def test_a_truncated_file_is_noticed(llm: Llama, model: Path) -> None:
-    _answer(llm)
+    answer(llm)
     os.truncate(model, model.stat().st_size // 2)
     with pytest.raises(ReadError) as error:
-        _answer(llm)
+        answer(llm)
     _one_sentence(error, str(model), "open the model again")
 
 
 def test_a_file_truncated_during_a_pass(llm: Llama, drive: Drive, model: Path) -> None:
-    _answer(llm)
+    answer(llm)
 
     def cut(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
         os.truncate(model, 8192)
@@ -238,31 +217,31 @@ def test_a_file_truncated_during_a_pass(llm: Llama, drive: Drive, model: Path) -
 
     drive.fail(cut, 5)
     with pytest.raises(ReadError) as error:
-        _answer(llm)
+        answer(llm)
     _one_sentence(error, str(model))
 
 
 def test_a_file_written_to_is_noticed_and_opens_again(llm: Llama, model: Path) -> None:
-    expected = _answer(llm)
+    expected = answer(llm)
     content = model.read_bytes()
     os.truncate(model, 4096)
     model.write_bytes(content)
     with pytest.raises(ReadError) as error:
-        _answer(llm)
+        answer(llm)
     _one_sentence(error, str(model), "open the model again")
     llm.close()
-    with _open(model) as again:
-        assert _answer(again) == expected
+    with open_tiny(model) as again:
+        assert answer(again) == expected
 
 
 @pytest.mark.parametrize("change", ["deleted", "replaced"])
 def test_a_file_that_is_gone_is_still_read(llm: Llama, model: Path, change: str) -> None:
     """The open file is what counts: its name may go, or go to another file."""
-    expected = _answer(llm)
+    expected = answer(llm)
     if change == "deleted":
         model.unlink()
     else:
         other = model.with_suffix(".new")
         other.write_bytes(b"\0" * 65536)
         other.replace(model)
-    assert _answer(llm) == expected
+    assert answer(llm) == expected

@@ -45,17 +45,7 @@ class Case:
     def open(self, bad_at: int) -> Llama:
         """With the failing drive as that of the model (0), or of its mirror (1)."""
         model, mirror = (self.bad, self.good) if bad_at == _FIRST else (self.good, self.bad)
-        llm = Llama(
-            str(model),
-            mirrors=[mirror],
-            on_lost=self.lines.append,
-            weight_memory="1MiB",
-            n_ctx=256,
-            n_threads=2,
-            n_ubatch=32,
-            logits_all=True,
-            verbose=False,
-        )
+        llm = open_tiny(model, mirrors=[mirror], on_lost=self.lines.append)
         waiting = llm._storage().waiting
         waiting.hang_s, waiting.cancel_s, waiting.close_s = 0.5, 0.1, 0.5
         return llm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from flexinfer import Llama
 _PROMPT = [3, 17, 101, 9, 44, 8, 61, 27]
 
 
-def open_tiny(path: Path | str, weight_memory: str = "1MiB") -> Llama:
+def open_tiny(path: Path | str, weight_memory: str = "1MiB", **options: Any) -> Llama:
     return Llama(
         str(path),
         weight_memory=weight_memory,
@@ -20,6 +21,7 @@ def open_tiny(path: Path | str, weight_memory: str = "1MiB") -> Llama:
         n_ubatch=32,
         logits_all=True,
         verbose=False,
+        **options,
     )
 
 
