@@ -32,6 +32,8 @@ FILL = """(() => {
 DENIED = """Object.defineProperty(window, "localStorage", {
     get() { throw new DOMException("denied", "SecurityError"); },
 });"""
+# As of a host that is neither this machine nor encrypted.
+LOCKLESS = "Object.defineProperty(navigator, 'locks', { value: undefined });"
 # By how many pixels each line of a node begins after its left end, and ends before its right one.
 ENDS = """node => {
     const text = node.firstChild, box = node.getBoundingClientRect();
@@ -271,13 +273,16 @@ def test_a_conversation_is_answered_by_one_tab_at_a_time(visit: Visit) -> None:
     other.close()
 
 
-def test_sending_twice_sends_once(visit: Visit) -> None:
-    visit.page.locator("#prompt").fill("once")
-    visit.page.evaluate("[0, 1].forEach(() => document.getElementById('composer').requestSubmit())")
-    visit.stop_early()
-    assert visit.texts[::2] == ["once"]
-    assert not visit.page.locator("#trouble").is_visible()
-    assert len(visit.bodies) == 1
+@pytest.mark.parametrize("script", ["", LOCKLESS], ids=["locks", "no locks"])
+def test_sending_twice_sends_once(browser: Browser, server: Served, script: str) -> None:
+    twice = "[0, 1].forEach(() => document.getElementById('composer').requestSubmit())"
+    with visiting(browser, server, script=script) as visit:
+        visit.begun().locator("#prompt").fill("once")
+        visit.page.evaluate(twice)
+        visit.stop_early()
+        assert visit.texts[::2] == ["once"]
+        assert not visit.page.locator("#trouble").is_visible()
+        assert len(visit.bodies) == 1
 
 
 def test_what_has_the_focus_keeps_it_while_an_answer_is_kept(visit: Visit) -> None:

@@ -348,6 +348,7 @@ def test_a_bias_beside_a_processor(llm: Llama) -> None:
     "broken",
     [
         {"llama_state": b"short"},
+        {"llama_state": lambda whole: whole[:-1]},
         {"llama_state": None},
         {"llama_state_size": -1},
         {"llama_state_size": "x"},
@@ -363,7 +364,7 @@ def test_a_state_that_is_broken(llm: Llama, broken: dict[str, Any]) -> None:
     expected = _complete()(llm)["choices"]
     state = pickle.loads(pickle.dumps(llm.save_state()))
     for name, value in broken.items():
-        setattr(state, name, value)
+        setattr(state, name, value(getattr(state, name)) if callable(value) else value)
     with pytest.raises(RequestError, match="the state is another model's"):
         llm.load_state(state)
     assert _complete()(llm)["choices"] == expected
