@@ -42,6 +42,7 @@ from flexinfer.sizes import format_size
 @click.option("--seconds", default=90.0, show_default=True, help="Counting ends after these.")
 @click.option("--rounds", default=1, show_default=True)
 @click.option("--plain", default="", help="Slots of llama.cpp's server beside it, as 1,8.")
+@click.option("--packed", help="A packed copy of the model, which ours reads instead.")
 @click.option("--mmap", is_flag=True, help="One stream of llama.cpp with mmap beside it.")
 @sides_options
 def main(
@@ -56,6 +57,7 @@ def main(
     seconds: float,
     rounds: int,
     plain: str,
+    packed: str | None,
     mmap: bool,
     sides: Sides,
 ) -> None:
@@ -72,10 +74,12 @@ def main(
         skip=skip,
         passes=passes,
         seconds=seconds,
+        packed=packed,
     )
     click.echo(
         f"{model}: {format_size(catalogue.nbytes)} of weights, budget {format_size(budget)}, "
         f"context {ctx} a slot, cache {kv_type}, drive {drive or 'as it is'}; {sides}"
+        f"{', from a packed copy' if packed else ''}"
     )
     ubatch = 64
     reached: dict[int, float] = {}

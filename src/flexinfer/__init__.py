@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Llama", "Server", "__version__", "plan"]
+__all__ = ["Llama", "Server", "__version__", "pack", "plan"]
 
 if TYPE_CHECKING:
     from flexinfer.llama import Llama
+    from flexinfer.packed import pack
     from flexinfer.planned import plan
     from flexinfer.server import Server
 
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from flexinfer.server import Server
 
         return Server
+    if name == "pack":
+        from flexinfer.packed import pack
+
+        return pack
     if name == "plan":
         from flexinfer.planned import plan
 

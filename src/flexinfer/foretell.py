@@ -112,8 +112,9 @@ def forecast(
     batch = min(arguments.sizes.n_batch, ctx)
     costs = _costs(catalogue, arguments, batch)
     if rates is None:
-        kernels = kernels_for(catalogue, machine, plain_over(arguments.rpc, arguments.repack))
         drives = drives_for(catalogue, find_mirrors(catalogue, arguments.mirrors))
+        repack = plain_over(arguments.rpc, arguments.repack)
+        kernels = kernels_for(catalogue, machine, repack, drives.packed)
         weights, rates = measure_rates(catalogue, weights, drives, cores, kernels)
         costs = drives.costing(costs)
     request = Request(

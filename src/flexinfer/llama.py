@@ -76,8 +76,8 @@ class Llama(Pretrained):
         draft: how tokens are drafted that a pass then computes together, without changing one:
             "off"; "ngram", from what was written before; "auto", so where the model allows it; the
             path of a smaller model with the same vocabulary, which shares the budget.
-        mirrors: copies of the model on other drives, which are read beside it: their files, the
-            first one when it is split, or their folders.
+        mirrors: copies of the model on other drives, which are read beside it, or such as `pack`
+            wrote, which are read instead: their files, the first of a split one, or their folders.
         flash_attn: None lets llama.cpp decide, which takes it where it can.
         catalogue: the file's header, where it was read already.
         on_move: with ``memory="auto"``, is told each change of the budget.
@@ -153,9 +153,8 @@ class Llama(Pretrained):
             split = foretell_split(self.catalogue, {**ours, **options, "memory": memory})
             assert split is not None
             self._elsewhere = Elsewhere(split, {card.name: card.address for card in cards()})
-        self._kernels = kernels_for(
-            self.catalogue, machine, plain_over(ours["rpc"], ours["repack"])
-        )
+        repack = plain_over(ours["rpc"], ours["repack"])
+        self._kernels = kernels_for(self.catalogue, machine, repack, self._drives.packed)
         return Options(
             budget=granted_budget(None if memory == "auto" else memory, machine),
             # A model beside it has set a limit that is its own share.
@@ -171,6 +170,7 @@ class Llama(Pretrained):
             flash_attention_auto=options.get("flash_attn", False) is None,
             elsewhere=self._elsewhere,
             mirror_bytes=self._drives.overhead,
+            packed=self._drives.packed,
         )
 
     def _open(self, path: str, held: Options, options: dict[str, Any]) -> None:

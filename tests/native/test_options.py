@@ -462,6 +462,19 @@ def _demo(asked: Asked) -> None:
     assert "all 5 tokens are the same" in said
 
 
+@check("pack", "--force")
+def _pack(asked: Asked) -> None:
+    out = asked.folder / "copy"
+    model = Asked("synth", asked.model, asked.folder)
+    quantised = asked.folder / "q4_0.gguf"
+    model.out("tiny-llama", quantised)
+    assert asked.out(quantised, out).startswith(f"{out}  2.4")
+    first = out.read_bytes()
+    model.out("tiny-llama", quantised, "--force", "--seed", 1)
+    asked.out(quantised, out, "--force")
+    assert out.read_bytes() != first
+
+
 @check("synth", "--quant", "--seed", "--split", "--force")
 def _synth(asked: Asked) -> None:
     path = asked.folder / "m.gguf"

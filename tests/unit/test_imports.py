@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "budgeted": BELOW | {"engine", "binding", "pairing", "speculate"},
     "closing": BELOW | {"engine", "binding", "budgeted", "workers"},
     "pretrained": {"binding", "closing", "kinds", "machine", "native", "planning"},
+    "packed": {"llama", "gguf", "memory", "seam"},
     "llama": BELOW
     | {"engine", "binding", "hub", "foretell", "kinds", "pretrained", "pairing", "speculate"}
     | {"workers"},
@@ -66,9 +67,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"engine", "binding", "foretell", "speculate", "storage.experts", "workers"},
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
-    | {"planned", "serve", "batch", "speculate", "workers"},
+    | {"packed", "planned", "serve", "batch", "speculate", "workers"},
     "server": {"kinds", "serve.child", "serve.said"},
-    "": {"llama", "planned", "server"},
+    "": {"llama", "packed", "planned", "server"},
     "__main__": {"cli"},
 }
 

@@ -45,6 +45,7 @@ class Setup:
         ctx: tokens of a stream.
         skip, passes: left out once all streams write, and counted after.
         seconds: counting ends after these.
+        packed: a packed copy that ours reads instead of the model.
     """
 
     paths: Sequence[str]
@@ -56,6 +57,7 @@ class Setup:
     skip: int
     passes: int
     seconds: float
+    packed: str | None = None
 
     @property
     def model(self) -> str:
@@ -78,7 +80,7 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
     """
     compute = statistics.median(plain.ask("rows", streams)["times"])
     before = drive_rate(setup)
-    drop_cache(setup.paths)
+    drop_cache([*setup.paths, *filter(None, [setup.packed])])
     with group_of(setup.model, setup.budget, setup.drive) as group:
         predicted = _predicted(setup, streams, kv, group)
         command = [*FLEXINFER, "serve", setup.model, *_asked(setup, streams, kv)]
@@ -150,6 +152,7 @@ def sizes(setup: Setup) -> list[str]:
     """Options of all commands."""
     kernels = next(iter(setup.sides.own.values()))
     words = ["--memory", str(setup.budget), "--ctx", str(setup.ctx)]
+    words += ["--mirror", setup.packed] if setup.packed else []
     return [*words, "--threads", str(setup.cores), "--repack" if kernels else "--no-repack"]
 
 

@@ -29,6 +29,7 @@ _COMMANDS = {
     "demo": "a small model streamed, beside plain llama.cpp",
     "doctor": "what this machine offers, and what to change",
     "bench": "measure budgets and strategies for one model",
+    "pack": "write a copy of a model that need not be packed while it is read",
     "synth": "write a random-weight model of a real shape",
 }
 

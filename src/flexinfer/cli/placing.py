@@ -67,7 +67,7 @@ PLACING: list[Callable[[Any], Any]] = [
         "mirrors",
         type=click.Path(),
         multiple=True,
-        help="A copy of the model on another drive, which is read beside it: a file, or a folder; "
-        "may be repeated.",
+        help="A copy of the model on another drive, which is read beside it, or one that "
+        "`flexinfer pack` wrote, which is read instead: a file, or a folder; may be repeated.",
     ),
 ]

@@ -16,6 +16,7 @@ from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
 
 if TYPE_CHECKING:
     from flexinfer.gguf.catalogue import Catalogue
+    from flexinfer.gguf.mirrors import Mirror
     from flexinfer.machine.machine import Machine
     from flexinfer.planning.kernels import Kernels
     from flexinfer.serve.settings import Settings
@@ -61,16 +62,16 @@ def serve_settings(
     from flexinfer.serve.settings import Settings
 
     refuse_surroundings(os.environ)
-    machine = Machine.detect()
+    machine, copies = Machine.detect(), find_mirrors(catalogue, mirrors)
     settings = Settings(
         **_budget(memory, machine),
         threads=threads or machine.cores,
         kv=(kv_type, KV_TYPES[kv_type]),
         flash_attention=True if needs_flash_attention(kv_type) else flash_attn,
-        kernels=_kernels(catalogue, machine, rpc, repack),
+        kernels=_kernels(catalogue, machine, rpc, repack, copies),
         idle_seconds=idle_release or 0.0,
         flags=read_extra(flags),
-        mirrors=find_mirrors(catalogue, mirrors),
+        mirrors=copies,
         **options,
     )
     return _placed(_with_slots(settings, slots, catalogue), catalogue, rpc, gpu_layers)
@@ -84,12 +85,17 @@ def _budget(memory: int | None, machine: Machine) -> dict[str, Any]:
 
 
 def _kernels(
-    catalogue: Catalogue, machine: Machine, rpc: tuple[str, ...], repack: bool | None
+    catalogue: Catalogue,
+    machine: Machine,
+    rpc: tuple[str, ...],
+    repack: bool | None,
+    copies: tuple[Mirror, ...],
 ) -> Kernels:
     from flexinfer.rates.kernels import kernels_for
     from flexinfer.workers.endpoint import plain_over
 
-    return kernels_for(catalogue, machine, plain_over(rpc, repack))
+    packed = [mirror for mirror in copies if mirror.packed]
+    return kernels_for(catalogue, machine, plain_over(rpc, repack), packed)
 
 
 def _placed(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from flexinfer.cli.numbers import Count
 from flexinfer.cli.streams import say
+from flexinfer.cli.writing import progress, require_free
 from flexinfer.errors import RequestError
-from flexinfer.gguf.types import shard_names
 from flexinfer.sizes import format_size
 from flexinfer.text import one_line
 
@@ -37,11 +34,11 @@ def command(
         return
     if out is None:
         raise click.UsageError("name the file to write, as model.gguf")
-    _require_free(out, split, force)
+    require_free(out, split or 1, force)
     from flexinfer.synth.write import write_model
 
     try:
-        with _progress() as report:
+        with progress("writing") as report:
             paths = write_model(preset, out, quant, seed=seed, split=split, progress=report)
     except OSError as error:
         raise RequestError(f"{out} cannot be written: {error.strerror}") from error
@@ -61,25 +58,3 @@ def _list() -> None:
             + (experts if shape.experts else "")
         )
     say(f"quantisations: {', '.join(QUANTS)}")
-
-
-def _require_free(out: Path, split: int | None, force: bool) -> None:
-    stem = out.name.removesuffix(".gguf")
-    taken = out if split is None else out.with_name(shard_names(stem, split)[0])
-    if taken.exists() and not force:
-        raise RequestError(f"{taken} is there already; give another name, or --force to replace it")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr, when somebody looks at it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("")
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -40,6 +40,7 @@ from flexinfer.planning.weights import Weight
 from flexinfer.reading.reader import Reader
 from flexinfer.reading.waiting import Waiting
 from flexinfer.storage.layouts import Held
+from flexinfer.storage.packed_copies import as_packed
 from flexinfer.storage.residency import Residency
 
 _ALL_LAYERS = 0x7FFFFFFF
@@ -86,9 +87,7 @@ class Opening:
         self._device.own(self._loading, runner or self.engine)
 
     def change_budget(self, nbytes: int, share: Share | None = None) -> None:
-        """Let the process use `nbytes` from the next pass on.
-
-        Shrinking gives memory back at once, growing reads weights when they are next used.
+        """Let the process use `nbytes` from the next pass on; what is too much goes back at once.
 
         Args:
             share: of a model beside this one, which takes its part first.
@@ -212,6 +211,7 @@ class Opening:
 
         outputs = self._outputs(binding, model, int(params.n_batch))
         weights, held = trials.weights()
+        held = as_packed(held, self._options.packed, self._catalogue.paths)
         request = self._options.request(params.n_ctx, params.n_ubatch)
         timed, rates = self._rates(weights)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexinfer.engine.elsewhere import Elsewhere
+from flexinfer.gguf.mirrors import Mirror
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.plan import LEAST_CONTEXT, Request
 
@@ -18,7 +19,8 @@ class Options:
     verify drafts; `steady_ubatch` tokens of a prompt are computed at a time wherever that fits;
     `beside` are the bytes of a model that drafts. With `flash_attention_auto` llama.cpp decides.
     Weights that are `unread` another model of this process computes with, from the same file.
-    What is `elsewhere` has layers of it; `mirror_bytes` is what reading from mirrors takes.
+    What is `elsewhere` has layers of it; `mirror_bytes` is what reading from mirrors takes; copies
+    that are `packed` are read instead of its own files.
     """
 
     budget: int
@@ -36,6 +38,7 @@ class Options:
     flash_attention_auto: bool = False
     elsewhere: Elsewhere | None = None
     mirror_bytes: int = 0
+    packed: tuple[Mirror, ...] = ()
     unread: frozenset[str] = frozenset()
 
     def pins(self, nbytes: int) -> bool:

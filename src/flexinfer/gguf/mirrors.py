@@ -1,22 +1,35 @@
-"""Copies of a model on other drives: found, and compared with it before anything is read there."""
+"""Copies of a model, on other drives or packed: found, compared with it before they are read."""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from flexinfer.errors import ModelFileError, ModelNotFoundError, RequestError
 from flexinfer.gguf.catalogue import Catalogue, shards_of
+from flexinfer.gguf.packed_file import MARK, read_packed_names
 from flexinfer.gguf.source import FileSource
-
-# Paths of a copy's files, in the order of the model's.
-Mirror = tuple[str, ...]
+from flexinfer.gguf.types import TensorInfo
 
 _SAMPLES = 32
 _SAMPLE_BYTES = 16 << 10
 _BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A copy of a model.
+
+    Attributes:
+        paths: of its files, in the order of the model's.
+        packed: names of the weights that it has in the order of packed kernels.
+    """
+
+    paths: tuple[str, ...]
+    packed: frozenset[str] = frozenset()
 
 
 def find_mirrors(
@@ -24,7 +37,8 @@ def find_mirrors(
 ) -> tuple[Mirror, ...]:
     """The copies of the model at these places, each compared with it.
 
-    Sizes and headers have to be the same, and so have pieces here and there, others each time.
+    Sizes and headers have to be the same, and so have pieces here and there, others each time; of
+    what is packed only who packs can say.
 
     Args:
         places: of each copy its file, the first one when it is split, or their folder.
@@ -32,7 +46,7 @@ def find_mirrors(
     Raises:
         ModelNotFoundError: a file is missing or may not be read.
         ModelFileError: it is no copy: where it differs.
-        RequestError: it is the model itself, or given twice.
+        RequestError: it is the model itself, or given twice, or some are packed and some are not.
         ReadError: a drive failed.
     """
     known = {_identity(path): path for path in catalogue.paths if os.path.exists(path)}
@@ -40,16 +54,18 @@ def find_mirrors(
         return ()  # it is not on this machine: nothing is read, and nothing can be compared
     mirrors = []
     for place in places:
-        mirror = _files(catalogue, os.fspath(place))
-        for path, original in zip(mirror, catalogue.paths, strict=True):
+        paths = _files(catalogue, os.fspath(place))
+        packed: set[str] = set()
+        for path, original in zip(paths, catalogue.paths, strict=True):
             with _open(path, original) as copy, FileSource(original) as source:
                 _check_new(known, path)
-                _compare(catalogue, source, copy)
-        mirrors.append(mirror)
+                packed |= _compare(catalogue, source, copy)
+        mirrors.append(Mirror(paths, frozenset(packed)))
+    _check_alike(mirrors)
     return tuple(mirrors)
 
 
-def _files(catalogue: Catalogue, place: str) -> Mirror:
+def _files(catalogue: Catalogue, place: str) -> tuple[str, ...]:
     if os.path.isdir(place):
         return tuple(os.path.join(place, os.path.basename(path)) for path in catalogue.paths)
     if len(catalogue.paths) == 1:
@@ -87,26 +103,44 @@ def _check_new(known: dict[tuple[int, int], str], path: str) -> None:
     known[identity] = path
 
 
-def _compare(catalogue: Catalogue, source: FileSource, copy: FileSource) -> None:
-    if copy.size != source.size:
+def _check_alike(mirrors: Sequence[Mirror]) -> None:
+    """Refuse copies of which not all have the same weights packed: a read may go to any of them."""
+    for mirror in mirrors[1:]:
+        if mirror.packed != mirrors[0].packed:
+            raise RequestError(
+                f"{mirror.paths[0]} and {mirrors[0].paths[0]} do not have the same weights packed; "
+                "give copies that one flexinfer pack wrote, or plain ones"
+            )
+
+
+def _compare(catalogue: Catalogue, source: FileSource, copy: FileSource) -> frozenset[str]:
+    """Names of the weights of this file that the copy has packed."""
+    packed = read_packed_names(copy, source.size)
+    if packed is None and copy.size != source.size:
         raise ModelFileError(
             f"{copy.name} is no copy of {source.name}: it has {copy.size} bytes instead of "
             f"{source.size}; copy the model again"
         )
     number = catalogue.paths.index(source.name)
-    offsets = [tensor.offset for tensor in catalogue.tensors if tensor.file == number]
-    header = min(offsets, default=source.size)
-    for what, ranges in (("header", _blocks(header)), ("weights", _samples(header, source.size))):
+    tensors = [tensor for tensor in catalogue.tensors if tensor.file == number]
+    header = min((tensor.offset for tensor in tensors), default=source.size)
+    weights = _samples(header, source.size)
+    if packed is not None:
+        plain = [tensor for tensor in tensors if tensor.name not in packed]
+        weights = (one for tensor in plain for one in _ends(tensor))
+    start = 0 if packed is None else len(MARK)
+    for what, ranges in (("header", _blocks(start, header)), ("weights", weights)):
         for offset, nbytes in ranges:
             if _read(source, offset, nbytes) != _read(copy, offset, nbytes):
                 raise ModelFileError(
                     f"{copy.name} is no copy of {source.name}: its {what} differ between bytes "
                     f"{offset} and {offset + nbytes}; copy the model again"
                 )
+    return packed or frozenset()
 
 
-def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    edges = [*range(0, size, _BLOCK_BYTES), size]
+def _blocks(first: int, size: int) -> Iterator[tuple[int, int]]:
+    edges = [*range(first, size, _BLOCK_BYTES), size]
     return ((start, stop - start) for start, stop in pairwise(edges))
 
 
@@ -116,6 +150,12 @@ def _samples(start: int, stop: int) -> Iterator[tuple[int, int]]:
     for number in range(_SAMPLES):
         yield start + int(room * (number + random.random()) / _SAMPLES), _SAMPLE_BYTES
     yield start + room, _SAMPLE_BYTES
+
+
+def _ends(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
+    nbytes = min(tensor.nbytes, _SAMPLE_BYTES)
+    yield tensor.offset, nbytes
+    yield tensor.offset + tensor.nbytes - nbytes, nbytes
 
 
 def _read(source: FileSource, offset: int, nbytes: int) -> bytes:

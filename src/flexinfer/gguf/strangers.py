@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from flexinfer.gguf.packed_file import MARK
+
 _CONVERT = (
     "take a GGUF of the model, or convert the model's folder with llama.cpp's convert_hf_to_gguf.py"
 )
@@ -22,6 +24,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"algg", "a LoRA adapter in a format before GGUF", "convert it with convert_lora_to_gguf.py"),
     (b"nsgg", "a session of llama.cpp, not a model", "give the model that wrote it"),
     (b"qsgg", "a saved state of llama.cpp, not a model", "give the model that wrote it"),
+    (MARK, "a packed copy of a model", "give the model, and this file with --mirror"),
     (b"\x1f\x8b", "a gzip archive", "gunzip it and give the GGUF file in it"),
     (b"BZh", "a bzip2 archive", _UNPACK),
     (b"\xfd7zXZ\0", "an xz archive", _UNPACK),

@@ -32,9 +32,15 @@ class Copy:
 
 @dataclass(frozen=True)
 class CopyRates:
-    """All copies of a model that are read; its own files are the first."""
+    """All copies of a model that are read; its own files are the first, if they are among them.
+
+    Where there are `packed` copies weights are read from those alone. Other bytes than theirs are
+    read from the `plain` files of the model.
+    """
 
     copies: tuple[Copy, ...]
+    packed: tuple[Mirror, ...] = ()
+    plain: tuple[str, ...] = ()
 
     @property
     def rate(self) -> float:
@@ -83,20 +89,22 @@ class CopyRates:
 
 
 def drives_for(catalogue: Catalogue, mirrors: Sequence[Mirror] = ()) -> CopyRates:
-    """The rates of the drives that hold the model and its mirrors.
+    """The rates of the drives that hold the model and its mirrors, or its packed copies.
 
     Assumed for a model that is not on this machine.
     """
     if not all(os.path.exists(path) for path in catalogue.paths):
         assumed = DriveRate(ASSUMED_RATE, DEFAULT_THREADS, DEFAULT_PIECE, "assumed")
         return CopyRates((Copy(catalogue.paths, assumed),))
-    places = (catalogue.paths, *mirrors)
+    copies = tuple(mirror.paths for mirror in mirrors)
+    packed = tuple(mirror for mirror in mirrors if mirror.packed)
+    places = copies if packed else (catalogue.paths, *copies)
     sharing = Counter(_drive(paths) for paths in places)
     found = []
     for paths in places:
         rate = drive_rate(paths)
         found.append(Copy(paths, replace(rate, rate=rate.rate / sharing[_drive(paths)])))
-    return CopyRates(tuple(found))
+    return CopyRates(tuple(found), packed, catalogue.paths if packed else ())
 
 
 def _drive(paths: Sequence[str]) -> object:

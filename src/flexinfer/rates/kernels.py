@@ -6,10 +6,12 @@ who changes the budget does not want another answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from flexinfer.errors import RequestError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.estimate import estimate_weights
+from flexinfer.gguf.mirrors import Mirror
 from flexinfer.machine.machine import Machine
 from flexinfer.machine.processor import processor_name
 from flexinfer.planning.kernels import Kernels
@@ -25,12 +27,28 @@ _TIE = 0.05
 _SMALLEST = 64 << 20
 
 
-def kernels_for(catalogue: Catalogue, machine: Machine, repack: bool | None) -> Kernels:
+def kernels_for(
+    catalogue: Catalogue,
+    machine: Machine,
+    repack: bool | None,
+    packed: Sequence[Mirror] = (),
+) -> Kernels:
     """The set that was asked for with `repack`, else the faster one on all cores of the machine.
 
     Measured once, within half a second, and remembered for a model's files and the processor, so
     that it does not change from one day to the next, nor with how many threads somebody asks for.
+    Copies that are `packed` are for one set only.
+
+    Raises:
+        RequestError: the other one was asked for.
     """
+    if packed:
+        if repack is False:
+            raise RequestError(
+                f"{packed[0].paths[0]} is packed for kernels that are not used without repacking, "
+                "nor with workers; leave it out, or let weights be repacked"
+            )
+        return Kernels.PACKED
     if repack is not None:
         return Kernels.PACKED if repack else Kernels.PLAIN
     cores = machine.cores

@@ -47,19 +47,20 @@ def open_model(
 
     Args:
         drives: with the model and its mirrors.
-        kernels: whose weights are packed by the threads that read them.
+        kernels: whose weights are packed by the threads that read them, unless a copy has them so.
         resident: all of it will stay in memory.
         lost: is told in one line of a drive that fails and is left aside.
     """
-    packing = kernels is Kernels.PACKED
-    if resident and cached_fraction(catalogue.paths) > _CACHED:
-        return open_reader(catalogue.paths, cached=True)
+    calls = _calls(kernels, drives)
+    first = drives.copies[0].paths if drives.packed else catalogue.paths
+    if resident and cached_fraction(first) > _CACHED:
+        return open_reader((*first, *drives.plain), cached=True)
     return read_from(
         (
             open_drive(
-                copy.paths,
-                threads=copy.rate.threads * (_PACKING if packing else 1),
-                piece=copy.rate.piece // (_PACKING if packing else 1),
+                (*copy.paths, *drives.plain),
+                threads=copy.rate.threads * calls,
+                piece=copy.rate.piece // calls,
                 rate=copy.rate.rate,
             )
             for copy in drives.copies
@@ -97,14 +98,18 @@ def measure_rates(
     rates = type_rates(work, cores, kernels)
     timed = time_each(weights, catalogue.types, {name: found.row for name, found in rates.items()})
     # Where no processor is spare, the thread that waits for a weight packs it.
-    packing = packing_rate(work, rates, 1 if full else cores)
-    calls = _PACKING if kernels is Kernels.PACKED else 1
-    asking = drives.cpu * calls / cores if full else 0.0
+    packing = 0.0 if drives.packed else packing_rate(work, rates, 1 if full else cores)
+    asking = drives.cpu * _calls(kernels, drives) / cores if full else 0.0
     known = (Remembered().get(_key(catalogue, cores, kernels, part)) or {}).get("compute_s")
     if isinstance(known, float) and 0 < known < math.inf:
         return timed, Rates(drives.rate, known, "passes", kernels, packing, asking, drives.shares)
     seconds = sum(weight.compute_s for weight in timed)
     return timed, Rates(drives.rate, seconds, "probe", kernels, packing, asking, drives.shares)
+
+
+def _calls(kernels: Kernels, drives: CopyRates) -> int:
+    """By how much reads are more and smaller than the drive alone would have them."""
+    return _PACKING if kernels is Kernels.PACKED and not drives.packed else 1
 
 
 def time_each(

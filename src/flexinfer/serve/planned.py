@@ -159,6 +159,7 @@ def _file(
     budget: int,
     mirrors: tuple[Mirror, ...],
 ) -> ModelFile:
+    drives = drives_for(catalogue, mirrors)
     options = Options(
         budget=budget,
         strategy=settings.strategy,
@@ -167,7 +168,8 @@ def _file(
         min_ctx=sizes.total_ctx,
         memlock=Machine.detect().memlock,
         kernels=settings.kernels,
-        mirror_bytes=drives_for(catalogue, mirrors).overhead,
+        mirror_bytes=drives.overhead,
+        packed=drives.packed,
     )
     return ModelFile(catalogue, options, settings.threads, sizes.least_ubatch, mirrors)
 

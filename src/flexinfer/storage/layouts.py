@@ -20,7 +20,8 @@ class Held:
     """One weight of a loaded model: its tensor's address, its place in the file, its plan entry.
 
     `absent` is an address that faults when it is read. With `packing` it is packed in memory, but
-    for the rows of one that is `looked_up` row by row.
+    for the rows of one that is `looked_up` row by row. Where the file of `info` has it packed
+    already, `plain_file` is the number of the one that has it as the model does.
     """
 
     address: int
@@ -29,18 +30,27 @@ class Held:
     weight: Weight
     packing: Packing | None = None
     looked_up: bool = False
+    plain_file: int | None = None
 
     @property
     def whole(self) -> Part:
-        """All rows as one part that does not stay."""
-        return self.part(0, self.weight.rows, locked=False)
+        """All rows, as the model has them, as one part that does not stay."""
+        file = self.info.file if self.plain_file is None else self.plain_file
+        rows, nbytes = self.weight.rows, self.info.nbytes
+        return Part(self.info.name, file, self.info.offset, nbytes, 0, rows, locked=False)
+
+    @property
+    def stored(self) -> tuple[int, Packing | None]:
+        """Which file has the bytes that memory is to have, and how these are still packed."""
+        if self.plain_file is None:
+            return self.info.file, self.packing
+        return (self.info.file, None) if self.packing else (self.plain_file, None)
 
     def part(self, first: int, rows: int, *, locked: bool) -> Part:
         """`rows` rows from row `first`."""
-        size = self.weight.row_bytes
+        size, (file, packing) = self.weight.row_bytes, self.stored
         offset = self.info.offset + first * size
-        info, packing = self.info, self.packing
-        return Part(info.name, info.file, offset, rows * size, first, rows, locked, packing)
+        return Part(self.info.name, file, offset, rows * size, first, rows, locked, packing)
 
 
 def lay_out(
@@ -104,7 +114,8 @@ def expert_groups(held: Iterable[Held]) -> list[tuple[list[Matrix], int]]:
         weight, info = one.weight, one.info
         if weight.group is not None:
             size = info.nbytes // weight.experts
-            matrix = Matrix(info.name, info.file, info.offset, size, one.packing)
+            file, packing = one.stored
+            matrix = Matrix(info.name, file, info.offset, size, packing)
             groups.setdefault(weight.group, ([], weight.experts))[0].append(matrix)
     return [groups[group] for group in sorted(groups)]
 

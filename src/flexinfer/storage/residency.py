@@ -74,6 +74,11 @@ class Residency:
         return Traffic(read_bytes, counted.wait_s, busy_s, counted.treating_s)
 
     @property
+    def held(self) -> Sequence[Held]:
+        """All weights, in the order of the plan."""
+        return self._held
+
+    @property
     def settled(self) -> bool:
         """Everything that is to stay is in memory."""
         return not self._missing

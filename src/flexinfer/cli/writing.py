@@ -1,0 +1,47 @@
+"""What commands that write a model share: whether its names are free, and how far they are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flexinfer.errors import RequestError
+from flexinfer.gguf.types import shard_names
+
+
+def require_free(out: Path, count: int, force: bool) -> None:
+    """Refuse to replace a model at `out` that is there already.
+
+    Args:
+        count: of its files; more than one have numbers in their names.
+        force: replace it.
+
+    Raises:
+        RequestError: there is one, or a file of one.
+    """
+    names = [out.name]
+    if count > 1:
+        names = shard_names(out.name.removesuffix(".gguf"), count)
+    for name in names:
+        taken = out.with_name(name)
+        if taken.exists() and not force:
+            raise RequestError(
+                f"{taken} is there already; give another name, or --force to replace it"
+            )
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, when somebody looks at it; is told bytes that are done, and their total."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("")
+        yield lambda done, total: shown.update(task, completed=done, total=total)
