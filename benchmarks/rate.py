@@ -12,6 +12,7 @@ ratios. With ``--busy`` the neighbour computes while B and C are measured, too.
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 import click
 from sides_options import sides_options
@@ -35,6 +36,7 @@ _COLUMNS = ("drive", "compute", "bound", "step", "wait", "cpu_per_gb")
 @click.option("--ctx", default=512, show_default=True)
 @click.option("--strategy", default="flex", show_default=True)
 @sides_options
+@click.option("--packed", help="A packed copy of the model, which ours reads instead.")
 @click.option("--window", help="Bytes of the window; default: planned.")
 @click.option(
     "--busy",
@@ -49,6 +51,7 @@ def main(
     steps: int,
     ctx: int,
     strategy: str,
+    packed: str | None,
     window: str | None,
     busy: bool,
     sides: Sides,
@@ -56,7 +59,10 @@ def main(
     weights = read_catalogue(model).nbytes
     rate = parse_size(drive.removesuffix("/s")) if drive else None
     options = {"n_ctx": ctx, "n_batch": 32, "n_ubatch": 32, "n_threads": 2, "n_threads_batch": 2}
-    click.echo(f"{model}: {format_size(weights)} of weights, drive {drive or 'as it is'}; {sides}")
+    click.echo(
+        f"{model}: {format_size(weights)} of weights, drive {drive or 'as it is'}; {sides}"
+        f"{', from a packed copy' if packed else ''}"
+    )
     click.echo(
         "| budget | S* | B GB/s | C ms | bound ms | ours ms | wait | ratio (min-max) | CPU s/GB |"
     )
@@ -64,8 +70,9 @@ def main(
     with Worker("plain", model, options | sides.beside) as plain:
         for share in map(int, shares.split(",")):
             budget = weights * share // 100
-            asked = options | {"memory": budget, "strategy": strategy, "window": window}
-            asked |= {"busy": busy} | sides.own
+            asked: dict[str, Any] = {"memory": budget, "strategy": strategy, "window": window}
+            asked |= {"busy": busy, "mirrors": [packed] if packed else []}
+            asked |= options | sides.own
             with group_of(model, rate=rate) as group, Worker("ours", model, asked, group) as ours:
                 _row(f"{share} % {format_size(budget)}", weights, ours, plain, rounds, steps)
 
