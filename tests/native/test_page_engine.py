@@ -81,6 +81,20 @@ def test_nothing_is_asked_while_nobody_can_see_it(visit: Visit) -> None:
     visit.until(lambda: len(visit.addresses) > before)
 
 
+def test_where_weights_are_is_asked_only_as_they_move(visit: Visit, server: Served) -> None:
+    def asked(what: str) -> int:
+        return sum(address.endswith(f"/engine/{what}") for address in visit.addresses)
+
+    server.complete(**NEVER_ENDING | {"n_predict": 2})
+    looks = asked("stats")
+    visit.until(lambda: asked("stats") > looks + 1)  # by then it knows where they are
+    before, looks = asked("tensors"), asked("stats")
+    visit.until(lambda: asked("stats") > looks + 2)
+    assert asked("tensors") == before > 0
+    server.post("/engine/release", {})
+    visit.until(lambda: asked("tensors") > before)
+
+
 def test_what_drafts_bring_is_shown(browser: Browser, tiny_model: TinyModel) -> None:
     model = tiny_model("tiny-llama", "q4_0")
     sizes = (model, "--memory", "200MiB", "--slots", 1, "--ctx", 2048)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
+import signal
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from flexinfer.errors import (
     SizeError,
     UnsupportedError,
 )
+from flexinfer.serve import child
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -146,6 +150,17 @@ def test_threads_may_ask_and_close_it(server: Server) -> None:
         "the server is closed; start another one"
     ] * 6
     assert not Path(f"/proc/{server.pid}").exists()
+
+
+def test_one_that_does_not_answer_before_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_END_SECONDS", 0.1)
+    with started(MODEL, ctx=128, weight_memory="2MiB") as server, ThreadPoolExecutor() as pool:
+        os.kill(server.pid, signal.SIGSTOP)
+        asked = pool.submit(server.stats)
+        time.sleep(0.3)  # by then it waits for the answer
+        server.close()
+        with pytest.raises(EngineError, match="the server is closed; start another one"):
+            asked.result()
 
 
 def test_options_are_those_of_the_command() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def test_as_many_wait_as_keep_the_slots_filled(tmp_path: Path) -> None:
 
     def together(body: dict[str, Any]) -> tuple[int, Any]:
         all_there.wait()
+        time.sleep(0.1)  # in which one too many would come
         return fine(body)
 
     with answering(together) as server, Results(tmp_path / "out") as results:

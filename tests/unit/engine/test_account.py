@@ -97,6 +97,8 @@ def test_a_parents_memory_is_not_this_models() -> None:
 def test_a_budget_that_is_too_small_leaves_everything_as_it_was(grown: int) -> None:
     model = Model()
     model.change(BUDGET)
+    # Less than the budget would let it have.
+    model.resize(total(WEIGHTS) // 2)
     model.beside += grown
     before, plan = dict(model.ledger.accounts), model.plan
     with pytest.raises(BudgetError):
@@ -119,7 +121,8 @@ def test_what_others_take_meanwhile_is_not_spent_on_weights() -> None:
     assert model.ledger.used <= lower
 
 
-def test_a_budget_that_is_too_small_leaves_what_others_took_meanwhile() -> None:
+@pytest.mark.parametrize("quarters", [1, 99], ids=["some", "more than there is"])
+def test_a_budget_that_is_too_small_leaves_what_others_took_meanwhile(quarters: int) -> None:
     model = Model()
     lower = OVERHEAD + total(WEIGHTS) // 2
     model.change(lower)
@@ -127,7 +130,7 @@ def test_a_budget_that_is_too_small_leaves_what_others_took_meanwhile() -> None:
 
     def share(plan: Plan, room: int) -> Callable[[], object]:
         model.resize(before // 2)
-        model.taken = [before // 4]
+        model.taken = [quarters * (before // 4)]
         raise BudgetError("the model beside it needs more")
 
     with pytest.raises(BudgetError, match="the model beside it needs more"):
