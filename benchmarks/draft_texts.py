@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -72,16 +72,21 @@ class Stock:
         return sum(self.counts[name] * self.prices[name] for name in self.counts)
 '''
 
-# Question, tokens of the answer, options.
-_GREEDY = ("--temp", "0")
+
+class Text(NamedTuple):
+    """What is asked, of how many tokens the answer is, and how they are chosen."""
+
+    question: str
+    tokens: int
+    options: tuple[str, ...] = ("--temp", "0")
+
+
 TEXTS = {
-    "copying": (f"Repeat this text word for word:\n\n{PASSAGE}", 300, _GREEDY),
-    "editing": (
-        f"Write this file again, with the class named Shelf instead of Stock:\n\n{CODE}",
-        230,
-        _GREEDY,
+    "copying": Text(f"Repeat this text word for word:\n\n{PASSAGE}", 300),
+    "editing": Text(
+        f"Write this file again, with the class named Shelf instead of Stock:\n\n{CODE}", 230
     ),
-    "telling": ("Tell a story of a fox and a clock.", 200, ("--temp", "1.2", "--seed", "7")),
+    "telling": Text("Tell a story of a fox and a clock.", 200, ("--temp", "1.2", "--seed", "7")),
 }
 
 
@@ -89,16 +94,16 @@ TEXTS = {
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.option("--share", default=25, show_default=True, help="Of the weights in memory, %.")
 @click.option("--drive", help="Throttle of the drive, as 500MB/s.")
-@click.option("--texts", default=",".join(TEXTS), show_default=True)
+@click.option("texts", "--text", type=click.Choice([*TEXTS]), multiple=True, default=[*TEXTS])
 @click.option("--rounds", default=1, show_default=True)
-def main(model: str, share: int, drive: str | None, texts: str, rounds: int) -> None:
+def main(model: str, share: int, drive: str | None, texts: tuple[str, ...], rounds: int) -> None:
     catalogue = read_catalogue(model)
     nbytes = catalogue.nbytes * share // 100
     rate = parse_rate(drive) if drive else None
     click.echo(f"{model}: {format_size(nbytes)} for weights, drive {drive or 'as it is'}")
     click.echo("| text | tokens | passes without | with | fewer | accepted | rate of plain |")
     click.echo(f"|{7 * '---|'}")
-    for name in texts.split(","):
+    for name in texts:
         ratios = []
         for _ in range(rounds):
             first, drafted, last = (
@@ -120,13 +125,13 @@ def main(model: str, share: int, drive: str | None, texts: str, rounds: int) -> 
 
 
 def _answered(name: str, model: str, nbytes: int, rate: int | None, draft: str) -> dict[str, Any]:
-    question, tokens, options = TEXTS[name]
+    text = TEXTS[name]
     drop_cache([model])
     command = [sys.executable, "-m", "flexinfer", "run", model, "--chat", "--json", "-n"]
-    command += [str(tokens), "--weight-memory", str(nbytes), "--ctx", "1024", *options]
+    command += [str(text.tokens), "--weight-memory", str(nbytes), "--ctx", "1024", *text.options]
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder) / "question.txt"
-        asked.write_text(question)
+        asked.write_text(text.question)
         command += ["-f", str(asked), "--draft", draft]
         return run_in_group(command, model, None, rate).document
 

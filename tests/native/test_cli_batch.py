@@ -110,19 +110,17 @@ def test_what_a_signal_left_is_answered_by_the_same_command(
     assert set(texts(source)) == {f"r{number}" for number in range(REQUESTS)}
 
 
-def test_what_requests_share_is_computed_once(source: Path, model: str) -> None:
+def test_what_requests_share_is_computed_once_a_slot(source: Path, model: str) -> None:
     shared = [
         "To be or not to be, that is the question. ",
         "The quality of mercy is no strain. ",
-        "Now is the winter of our discontent. ",
-        "If music be the food of love, play on. ",
     ]
     lines = [
         {
             "custom_id": f"r{number}",
             "url": "/v1/completions",
             "body": {
-                "prompt": shared[number % 4] * 4 + str(number),
+                "prompt": shared[number % 2] * 4 + str(number),
                 "max_tokens": 4,
                 "temperature": 0,
                 "ignore_eos": True,
@@ -131,14 +129,14 @@ def test_what_requests_share_is_computed_once(source: Path, model: str) -> None:
         for number in range(REQUESTS)
     ]
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run(source, model, "--slots", "1")
+    done = run(source, model)
     assert done.returncode == 0, done.stderr
     bodies = [record["response"]["body"] for record in records(source).values()]
     asked = [body["usage"]["prompt_tokens"] for body in bodies]
     computed = sum(body["timings"]["prompt_n"] for body in bodies)
-    # The slot computes each beginning once, and of every request what is its own.
+    # Each of four slots computes each beginning once, and of every request what is its own.
     own = 8
-    assert computed <= len(shared) * max(asked) + REQUESTS * own < sum(asked) / 2
+    assert computed <= 4 * 2 * max(asked) + REQUESTS * own < sum(asked)
 
 
 def test_bad_lines_and_refused_requests_are_records(source: Path, model: str) -> None:
