@@ -157,3 +157,9 @@ def test_terminals_of_all_kinds(
         if variables != {"PYTHONIOENCODING": "latin-1"}:
             assert blank in done.stdout
     assert b"\x1b" not in done.stdout
+
+
+def test_an_encoding_without_stand_ins_is_not_taken(words: dict[str, tuple[str, ...]]) -> None:
+    done = in_shell("", *words["plan"], PYTHONIOENCODING="idna")
+    assert done.returncode == 0, done.stderr
+    assert "attn_q" in done.stdout.decode("utf-8")

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "seam": {"planning"},
     "gguf": {"planning"},
     "kinds": {"gguf"},
+    "own_python": set(),
     "hub": {"gguf"},
     "reading": {"memory"},
     "storage": {"memory", "planning", "reading", "seam", "gguf.types", "storage.experts"},
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BELOW - STORAGE,
     "engine.opening": BELOW | {"engine"},
     "engine.trials": BELOW | {"engine"},
-    "binding": {"memory", "machine", "gguf", "kinds"},
+    "binding": {"memory", "machine", "gguf", "kinds", "own_python"},
     "workers": {"memory", "machine", "planning", "gguf", "rates"} | NATIVE,
     "foretell": {"gguf", "kinds", "machine", "planning", "rates", "workers"},
     "planned": {"gguf", "kinds", "machine", "planning", "foretell", "workers"},
@@ -62,9 +63,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "synth": {"gguf.types"},
     "batch": set(),
     "bench": BELOW
-    | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "serve"},
+    | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "serve"}
+    | {"own_python"},
     "serve": BELOW - STORAGE
-    | {"engine", "binding", "foretell", "speculate", "storage.experts", "workers"},
+    | {"engine", "binding", "foretell", "speculate", "storage.experts", "workers", "own_python"},
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
     | {"packed", "planned", "serve", "batch", "speculate", "workers"},

@@ -16,8 +16,9 @@ from flexinfer.bench.in_group import group_of, run_in_group
 from flexinfer.bench.running import drop_cache
 from flexinfer.bench.served import serving
 from flexinfer.bench.streams import ask, drafted
-from flexinfer.bench.together import FLEXINFER, Setup, sizes, written
+from flexinfer.bench.together import Setup, sizes, written
 from flexinfer.bench.turns import Worker
+from flexinfer.own_python import own_module
 
 # Each token of the vocabulary is nearly as likely as another: nothing comes again.
 RANDOM = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 7}
@@ -57,7 +58,7 @@ def served(setup: Setup, words: Sequence[str], asked: Mapping[str, Any]) -> Stre
     """
     drop_cache(setup.paths)
     with group_of(setup.model, setup.budget, setup.drive) as group:
-        command = [*FLEXINFER, "serve", setup.model, *sizes(setup), "--slots", "1"]
+        command = own_module("flexinfer", "serve", setup.model, *sizes(setup), "--slots", "1")
         with serving([*command, "--port", "0", "--json", *words], group) as server:
             found = written(setup, server.address, 1, drafted, asked)
             streamed = ask(server.address, "/engine/plan")["streamed_bytes"]
@@ -79,7 +80,9 @@ def ran(setup: Setup, words: Sequence[str], tokens: int, source: str | None = No
     drop_cache(setup.paths)
     likely = [f"--{name.replace('_', '-')}={value}" for name, value in RANDOM.items()]
     likely[0] = f"--temp={RANDOM['temperature']}"
-    command = [*FLEXINFER, "run", setup.model, "-p", "The sea", "-n", str(tokens), "--json"]
+    command = own_module(
+        "flexinfer", "run", setup.model, "-p", "The sea", "-n", str(tokens), "--json"
+    )
     command += [*sizes(setup), *likely, *words]
     if source is not None:
         command = ["env", f"PYTHONPATH={source}", *command]

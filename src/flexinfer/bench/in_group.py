@@ -71,5 +71,7 @@ def run_in_group(
         out, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
         kills = 0 if group is None else group.oom_kills
     if process.returncode:
-        raise EngineError(f"{command[1:5]} ended with {process.returncode}, {kills} OOM kills")
+        raise EngineError(
+            f"{' '.join(command[-6:])} ended with {process.returncode}, {kills} OOM kills"
+        )
     return GroupRun(json.loads(out), 0 if seen is None else seen.peak, kills)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flexinfer.errors import EngineError
+from flexinfer.own_python import own_module
 
 
 def plain_tokens(
@@ -36,7 +37,7 @@ def plain_tokens(
         "sampling": sampling,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "flexinfer.bench.plain"],
+        own_module("flexinfer.bench.plain"),
         input=json.dumps(request),
         capture_output=True,
         text=True,

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from flexinfer.bench.limits import LimitedGroup, limited
 from flexinfer.errors import EngineError, UnsupportedError
 from flexinfer.machine.cgroups import PROC
 from flexinfer.machine.machine import Machine, device_of
+from flexinfer.own_python import own_module
 from flexinfer.planning.kernels import Kernels
 from flexinfer.reading.open_file import cached_fraction
 from flexinfer.sizes import format_figure, format_size
@@ -148,7 +148,7 @@ def _watched(
     with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryFile("w+") as answer:
         busy, began = _busy_seconds(), time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "flexinfer.bench.worker", json.dumps(document)],
+            own_module("flexinfer.bench.worker", json.dumps(document)),
             stdout=answer,
             stderr=errors,
             preexec_fn=group.join if group is not None else None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +25,11 @@ from flexinfer.bench.streams import PROMPT, Count, Steady, Streams, ask, counted
 from flexinfer.bench.turns import Worker
 from flexinfer.errors import EngineError
 from flexinfer.gguf.estimate import KV_TYPES, needs_flash_attention
+from flexinfer.own_python import own_module
 from flexinfer.planning.pass_time import PassTime
 from flexinfer.planning.rates import Rates
 
-FLEXINFER = (sys.executable, "-m", "flexinfer")
-_PLAIN = (sys.executable, "-m", "flexinfer.bench.plain_server")
+_PLAIN = "flexinfer.bench.plain_server"
 _DRIVE_SECONDS = 3.0
 
 
@@ -83,7 +82,7 @@ def measure(setup: Setup, plain: Worker, streams: int, kv: str) -> dict[str, Any
     drop_cache([*setup.paths, *filter(None, [setup.packed])])
     with group_of(setup.model, setup.budget, setup.drive) as group:
         predicted = _predicted(setup, streams, kv, group)
-        command = [*FLEXINFER, "serve", setup.model, *_asked(setup, streams, kv)]
+        command = own_module("flexinfer", "serve", setup.model, *_asked(setup, streams, kv))
         with serving([*command, "--port", "0", "--json"], group) as served:
             found = written(setup, served.address, streams, counted)
             plan = ask(served.address, "/engine/plan")
@@ -110,7 +109,7 @@ def measure_plain_server(setup: Setup, streams: int, kv: str, ubatch: int) -> di
     try:
         with (
             group_of(setup.model, setup.budget, setup.drive) as group,
-            serving([*_PLAIN, *_plain_asked(setup, streams, kv, ubatch)], group) as served,
+            serving(own_module(_PLAIN, *_plain_asked(setup, streams, kv, ubatch)), group) as served,
         ):
             found = written(setup, served.address, streams, decoded)
     except EngineError as error:
@@ -157,7 +156,7 @@ def sizes(setup: Setup) -> list[str]:
 
 
 def _predicted(setup: Setup, streams: int, kv: str, group: LimitedGroup | None) -> float:
-    command = [*FLEXINFER, "plan", setup.model, *_asked(setup, streams, kv), "--json"]
+    command = own_module("flexinfer", "plan", setup.model, *_asked(setup, streams, kv), "--json")
     join = None if group is None else group.join
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=join)
     if done.returncode:

@@ -22,6 +22,7 @@ from flexinfer.bench.plain import open_plain
 from flexinfer.bench.row_steps import row_steps
 from flexinfer.binding.private import eval_rows, forget_from
 from flexinfer.errors import EngineError
+from flexinfer.own_python import own_module
 
 PROMPT = list(range(300, 316))
 # Of several tokens, after one that is left out.
@@ -35,7 +36,7 @@ class Worker:
         self, kind: str, model: str, options: dict[str, Any], group: LimitedGroup | None = None
     ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flexinfer.bench.turns", kind, model, json.dumps(options)],
+            own_module("flexinfer.bench.turns", kind, model, json.dumps(options)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -13,7 +13,6 @@ import os
 import pickle
 import select
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,13 +26,12 @@ from llama_cpp.llama_chat_format import (
 
 from flexinfer.awake import POLL_SECONDS, AwakeClock
 from flexinfer.errors import RequestError
+from flexinfer.own_python import own_python
 
 SECONDS = 5.0
 # Beside the 5 seconds, what a start of Python takes on a busy machine.
 _START_SECONDS = 25.0
-_PROGRAM = (
-    "import sys; sys.path[:] = sys.argv[1:]; from flexinfer.binding.render import main; main()"
-)
+_PROGRAM = "from flexinfer.binding.render import main; main()"
 
 
 class Child:
@@ -92,7 +90,7 @@ class Child:
             return self._process, SECONDS
         self.close()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *sys.path],
+            own_python(_PROGRAM),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -136,7 +136,7 @@ def _reading() -> io.TextIOWrapper:
 
 
 def _writing(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
-    encoding = getattr(before, "encoding", None) or "utf-8"
+    encoding = _able(getattr(before, "encoding", None) or "utf-8")
     # No buffer between: one writes again what a signal's exception met after the system took it.
     return io.TextIOWrapper(
         cast("BinaryIO", raw),
@@ -144,6 +144,15 @@ def _writing(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
         errors=_ERRORS,
         line_buffering=raw.isatty() or isinstance(raw, _Log),
     )
+
+
+def _able(encoding: str) -> str:
+    """`encoding`, or UTF-8 where that bears no signs which stand for others."""
+    try:
+        "─".encode(encoding, _ERRORS)
+    except (LookupError, UnicodeError):
+        return "utf-8"
+    return encoding
 
 
 def _as_shown(error: UnicodeError) -> tuple[str, int]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import signal
 import subprocess
-import sys
 import threading
 import weakref
 from collections import deque
@@ -17,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from flexinfer.errors import EngineError, FlexInferError, RequestError
+from flexinfer.own_python import own_python
 from flexinfer.serve.said import Lines, named_error
 
-# With this process's own path: whatever it imported is what the child runs.
-_PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); sys.argv[0] = 'flexinfer'; "
-    "from flexinfer.cli.main import main; main()"
-)
+_PROGRAM = "sys.argv[0] = 'flexinfer'; from flexinfer.cli.main import main; main()"
 # A server that is told to end does so within two seconds.
 _END_SECONDS = 10
 _KEPT_LINES = 50
@@ -190,8 +185,7 @@ class Child:
 def _start(
     arguments: Sequence[str | os.PathLike[str]], environment: Mapping[str, str], pipe: int
 ) -> subprocess.Popen[bytes]:
-    path = json.dumps([os.path.abspath(entry) for entry in sys.path])
-    command = [sys.executable, "-c", _PROGRAM, path, "serve", "--json", "--end-with-fd", str(pipe)]
+    command = own_python(_PROGRAM, "serve", "--json", "--end-with-fd", str(pipe))
     try:
         return subprocess.Popen(
             [*command, *arguments],
