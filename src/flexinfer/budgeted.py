@@ -144,7 +144,8 @@ class Budgeted(Drafting):
         if self._beside is not None:
             self._beside.give_last()
         source, plan = self._beside.source if self._beside else None, self.plan
-        times = row_times(plan.weights, self.catalogue.types, plan.rates, self._threads, {})
+        kv = (self.context_params.type_k, self.context_params.type_v)
+        times = row_times(plan.weights, self.catalogue.types, plan.rates, self._threads, kv, {})
         self._draft_by(drafts_of(source, plan, times, self.n_ctx(), plan.ubatch))
 
     def _check_draftable(self) -> None:

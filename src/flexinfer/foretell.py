@@ -160,11 +160,12 @@ def _costs(catalogue: Catalogue, arguments: Arguments, batch: int) -> CostsOf:
     return with_logits if arguments.logits_all else with_drafts
 
 
-def foretell_rows(catalogue: Catalogue, forecast: Forecast, cores: int | None) -> RowTimes:
+def foretell_rows(catalogue: Catalogue, forecast: Forecast, arguments: Arguments) -> RowTimes:
     """How long passes over several rows take here: remembered, or measured within a second."""
-    threads = cores or Machine.detect().cores
+    threads = arguments.n_threads or Machine.detect().cores
+    kv = arguments.kv_types
     seen = remembered_rows(catalogue, threads, forecast.rates.kernels)
-    return row_times(forecast.weights, catalogue.types, forecast.rates, threads, seen)
+    return row_times(forecast.weights, catalogue.types, forecast.rates, threads, kv, seen)
 
 
 def require_fit(catalogue: Catalogue, arguments: Arguments) -> None:

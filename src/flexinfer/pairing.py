@@ -127,7 +127,7 @@ def open_beside(
                 f"{path} keeps a state from which no token can be taken back, so it cannot draft; "
                 "give another model as draft"
             )
-        times = foretell_rows(catalogue, both.beside, arguments.n_threads)
+        times = foretell_rows(catalogue, both.beside, arguments)
         return DraftModel(llm, Believed(times, BELIEF, MOST))
     except BaseException:
         llm.close()

@@ -88,7 +88,7 @@ def pair(
     """
     check_same_vocabulary(catalogue, draft)
     main = forecast(catalogue, arguments, machine)
-    times = foretell_rows(catalogue, main, arguments.n_threads)
+    times = foretell_rows(catalogue, main, arguments)
     beside = forecast(draft, draft_arguments(draft, arguments, main.plan().ctx), machine)
     return plan_pair(main, beside, Believed(times, acceptance, MOST), PROCESS - beyond)
 

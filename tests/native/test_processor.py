@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
+from flexinfer.gguf.estimate import KV_TYPES
 from flexinfer.gguf.types import QUANT_TYPES
 from flexinfer.native.packing import packer
 from flexinfer.planning.kernels import Kernels
+from flexinfer.rates.attention import measure_attention
 from flexinfer.rates.processor import measure_types
 from flexinfer.rates.type_rates import Product
 
@@ -32,6 +34,13 @@ def test_each_product_has_rates(kernels: Kernels) -> None:
         assert 0 < rates.row < math.inf, name
         assert 0 < rates.rows < math.inf, name
         assert (rates.packing > 0) is (packs and name.startswith("q4_0")), name
+
+
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_attention_to_each_cache_takes_time(kind: str) -> None:
+    found = measure_attention((KV_TYPES[kind], KV_TYPES[kind]), 2, (1, 3))
+    assert len(found) == 2
+    assert all(0 < seconds < math.inf for seconds in found)
 
 
 def test_it_says_nothing() -> None:

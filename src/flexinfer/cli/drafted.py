@@ -74,5 +74,5 @@ def forecast_drafted(
     alone = forecast(catalogue, arguments, machine)
     if arguments.draft == OFF:
         return alone, None
-    times = foretell_rows(catalogue, alone, arguments.n_threads)
+    times = foretell_rows(catalogue, alone, arguments)
     return alone, DraftPlan(arguments.draft, best_draft(alone.plan(), times, acceptance))

@@ -102,7 +102,7 @@ def command(
     arguments = _arguments(catalogue, speaks_for, prompt, tokens, **engine)
     forecast, drafts = forecast_drafted(catalogue, arguments, machine, acceptance)
     forecast = _at(forecast, rate)
-    together = None if slots is None else _together(catalogue, forecast, slots, engine["threads"])
+    together = None if slots is None else _together(catalogue, forecast, slots, arguments)
     report = PlanReport.of(catalogue, forecast, together, drafts)
     report.draw(png)
     if as_json:
@@ -143,11 +143,11 @@ def _arguments(
 
 
 def _together(
-    catalogue: Catalogue, forecast: Forecast, slots: int, threads: int | None
+    catalogue: Catalogue, forecast: Forecast, slots: int, arguments: Arguments
 ) -> SlotPlans:
     from flexinfer.foretell import foretell_rows
 
-    times = foretell_rows(catalogue, forecast, threads)
+    times = foretell_rows(catalogue, forecast, arguments)
     return SlotPlans.of(forecast, times, forecast.request.ctx, slots)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_char_p, c_int, c_int64, c_size_t, c_uint8, c_void_p
+from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint8, c_void_p
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_view_1d": (c_void_p, [c_void_p, c_void_p, c_int64, c_size_t]),
     "ggml_mul_mat": (c_void_p, [c_void_p, c_void_p, c_void_p]),
     "ggml_mul_mat_id": (c_void_p, [c_void_p, c_void_p, c_void_p, c_void_p]),
+    "ggml_flash_attn_ext": (c_void_p, [c_void_p] * 5 + [c_float] * 3),
     "ggml_set_name": (c_void_p, [c_void_p, c_char_p]),
     "ggml_get_name": (c_void_p, [c_void_p]),
     "ggml_get_data": (c_void_p, [c_void_p]),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flexinfer.gguf.types import QuantType
+from flexinfer.gguf.types import QUANT_TYPES, QuantType
 from flexinfer.machine.processor import processor_name
 from flexinfer.planning.kernels import Kernels
 from flexinfer.planning.many import RowTimes
@@ -16,10 +16,13 @@ from flexinfer.rates.by_type import main_products, work_by_type
 from flexinfer.rates.cache_file import Remembered
 from flexinfer.rates.type_rates import Product
 
-# Numbers of rows that are measured; between them times lie on lines.
-ROWS = (1, 2, 4, 8, 16, 32, 64)
+# Numbers of rows that are measured; between them times lie on lines. From 64 rows on ggml attends
+# to a cache of f16 in tiles, which go over what others see as well: no line leads there.
+ROWS = (1, 2, 4, 8, 16, 32, 63, 64)
 # Two probes of one thing differ by less on a machine that does nothing else.
 _NOISE = 1.15
+# The role of a weight that takes in what attention gives.
+_ATTENDS = "attn_output"
 
 
 def row_times(
@@ -27,14 +30,16 @@ def row_times(
     types: Mapping[str, QuantType],
     rates: Rates,
     cores: int,
+    kv_types: tuple[int, int],
     seen: Mapping[int, float],
 ) -> RowTimes:
-    """Of a model's main types, remembered for a month or measured within a second.
+    """Of a model's main types and attention, remembered for a month or measured within a second.
 
     What one row takes is that of `rates`; the probe says how much more rows add, and what passes
     took corrects it.
 
     Args:
+        kv_types: ggml's numbers of the types of K and V.
         seen: seconds that passes of this model took to compute, by their rows.
     """
     if rates.source == "assumed":
@@ -43,12 +48,34 @@ def row_times(
     work = work_by_type(weights, types)
     kinds = main_products(work)
     paces = _paces(kinds, cores, rates.kernels)
-    total = undisturbed(
-        [sum(work[kind] * paces[kind.name][at] for kind in kinds) for at in range(len(ROWS))]
-    )
+    products = [sum(work[kind] * paces[kind.name][at] for kind in kinds) for at in range(len(ROWS))]
+    queries = query_elements(weights, types)
+    attention = _attention(kv_types, cores) if queries else ()
+    total = undisturbed(with_attention(products, queries, attention))
     probed = added(rates.compute_s, total)
     # Nothing is computed here where all layers are elsewhere.
     return corrected(probed, seen if rates.compute_s and total[0] else {})
+
+
+def query_elements(weights: Sequence[Weight], types: Mapping[str, QuantType]) -> int:
+    """Elements of a row's queries in all layers: as wide as what projects their outputs.
+
+    0 for a model without attention.
+    """
+    return sum(
+        weight.row_bytes // types[weight.name].nbytes * types[weight.name].block
+        for weight in weights
+        if weight.role == _ATTENDS
+    )
+
+
+def with_attention(products: Sequence[float], queries: int, paces: Sequence[float]) -> list[float]:
+    """Seconds of `products` by numbers of rows, and of attending with so many elements of queries.
+
+    `paces` are seconds an element; none where nothing attends.
+    """
+    attending = [queries * pace for pace in paces] or [0.0] * len(products)
+    return [sum(both) for both in zip(products, attending, strict=True)]
 
 
 def added(one: float, probed: Sequence[float]) -> RowTimes:
@@ -106,10 +133,28 @@ def _paces(kinds: Sequence[Product], cores: int, kernels: Kernels) -> dict[str, 
 
         for name, seconds in measure_rows(missing, cores, kernels, ROWS).items():
             found[name] = seconds
-            # A probe that was clearly disturbed is for now only.
-            if all(a <= _NOISE * b for a, b in zip(seconds, undisturbed(seconds), strict=True)):
-                memory.put(_key(name, cores, kernels), {"seconds": list(seconds)})
+            _keep(memory, _key(name, cores, kernels), seconds)
     return found
+
+
+def _attention(kv_types: tuple[int, int], cores: int) -> tuple[float, ...]:
+    """Seconds an element of a row's queries, for each of `ROWS`."""
+    memory = Remembered()
+    keys, values = (QUANT_TYPES[kind].name for kind in kv_types)
+    key = f"attention {keys} {values} {cores} cores of {processor_name()}"
+    known = _recall(memory.get(key))
+    if not known:
+        from flexinfer.rates.attention import measure_attention  # late: as above
+
+        known = measure_attention(kv_types, cores, ROWS)
+        _keep(memory, key, known)
+    return known
+
+
+def _keep(memory: Remembered, key: str, seconds: tuple[float, ...]) -> None:
+    """Remember a probe, but for one that was clearly disturbed, which is for now only."""
+    if all(a <= _NOISE * b for a, b in zip(seconds, undisturbed(seconds), strict=True)):
+        memory.put(key, {"seconds": list(seconds)})
 
 
 def _recall(entry: Mapping[str, Any] | None) -> tuple[float, ...]:

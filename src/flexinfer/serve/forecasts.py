@@ -83,5 +83,7 @@ def rows_of_passes(settings: Settings, catalogue: Catalogue) -> tuple[Forecast, 
     """The same, and how long passes over several rows take to compute."""
     forecast = forecast_of(catalogue, settings)
     seen = remembered_rows(catalogue, settings.threads, settings.kernels)
-    times = row_times(forecast.weights, catalogue.types, forecast.rates, settings.threads, seen)
+    threads, kind = settings.threads, settings.kv[1]
+    weights, types = forecast.weights, catalogue.types
+    times = row_times(weights, types, forecast.rates, threads, (kind, kind), seen)
     return forecast, times

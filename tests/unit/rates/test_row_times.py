@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from flexinfer.gguf.types import QUANT_TYPES
 from flexinfer.planning.many import RowTimes
-from flexinfer.rates.row_times import ROWS, added, corrected, undisturbed
+from flexinfer.planning.weights import Use, Weight
+from flexinfer.rates.attention import CELLS, own_cells
+from flexinfer.rates.row_times import (
+    ROWS,
+    added,
+    corrected,
+    query_elements,
+    undisturbed,
+    with_attention,
+)
 
 PROBED = RowTimes(((1, 0.25), (8, 1.0), (16, 2.0), (32, 4.0)))
 
@@ -39,3 +49,28 @@ def test_fewer_rows_never_take_longer() -> None:
 def test_a_disturbed_probe_does_not_make_fewer_rows_slower_than_more() -> None:
     assert undisturbed([1.0, 2.0, 9.0, 4.0, 5.0]) == [1.0, 2.0, 4.0, 4.0, 5.0]
     assert undisturbed([3.0, 2.0, 2.5]) == [2.0, 2.0, 2.5]
+
+
+def test_queries_are_as_wide_as_what_projects_their_outputs() -> None:
+    kinds = {kind.name: kind for kind in QUANT_TYPES.values()}
+    # 64 rows of 256 elements: 8 blocks of 18 bytes, or 4 bytes each.
+    weights = [
+        Weight("a", 64 * 144, 64, Use.MATMUL, role="attn_output"),
+        Weight("b", 64 * 144, 64, Use.MATMUL, role="ffn_up"),
+        Weight("c", 64 * 1024, 64, Use.MATMUL, role="attn_output"),
+    ]
+    types = {"a": kinds["q4_0"], "b": kinds["q4_0"], "c": kinds["f32"]}
+    assert query_elements(weights, types) == 256 + 256
+    assert query_elements(weights[1:2], types) == 0
+
+
+def test_attention_comes_on_top_of_products() -> None:
+    assert with_attention([1, 2, 4], 3, [1, 10, 100]) == [4, 32, 304]
+    assert with_attention([1, 2, 4], 0, ()) == [1, 2, 4]
+
+
+def test_each_row_sees_cells_of_its_own() -> None:
+    rows = 3
+    mask = memoryview(own_cells(rows)).cast("H").tolist()
+    seen = [[cell // CELLS == row for cell in range(rows * CELLS)] for row in range(rows)]
+    assert mask == [0 if sees else 0xFC00 for row in seen for sees in row]
