@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice, product
+from pathlib import Path
+
 import pytest
+from support.long_words import model_of_words
 from support.tiny_model import TinyModel
 
 from flexinfer.gguf.catalogue import read_catalogue
@@ -67,3 +71,21 @@ def test_the_estimate_is_near_the_measurement(
     )
     assert costs.kv == opened.costs.kv
     assert costs.compute == pytest.approx(opened.costs.compute, rel=0.35)
+
+
+@pytest.mark.own_process
+def test_merges_of_a_vocabulary_are_in_the_plan(tmp_path: Path) -> None:
+    from flexinfer import Llama
+
+    words = ["".join(letters) for letters in product("abcdefghijklmnopqrstuvwxyz", repeat=3)]
+    merges = [" ".join(pair) for pair in islice(product(words, words), 150_000)]
+    sizes = []
+    for entries in ({}, {"merges": ("[STRING", merges)}):
+        path = model_of_words(tmp_path, **entries)
+        before = process_memory()
+        with Llama(str(path), vocab_only=True, verbose=False):
+            # The first one begins what all have.
+            taken = process_memory() - before
+        sizes.append(estimate_costs(read_catalogue(path))(32, 32).overhead)
+    planned = sizes[1] - sizes[0]
+    assert planned / 2 < taken <= planned

@@ -27,6 +27,7 @@ MIB = 1 << 20
         {"weight_memory": "30MiB", "n_ctx": 300, "n_batch": 48},
         {"weight_memory": "30MiB", "window": "9MiB", "type_k": 8, "type_v": 8, "flash_attn": True},
         {"weight_memory": "1GiB", "logits_all": True, "n_batch": 64},
+        {"weight_memory": "30MiB", "n_ctx": 128, "draft": "ngram"},
     ],
 )
 def test_the_class_makes_the_plan_that_was_foretold(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from flexinfer.planning.drafted import expected_tokens
@@ -73,6 +75,15 @@ def test_a_model_that_drafts_in_vain_costs_as_little() -> None:
     policy = Policy(PassTimes(*STREAMED), 15, token_us=8_000)
     assert policy.length() > 0
     assert lost(policy, (0,), 200) < 0.02
+
+
+def test_rests_become_longer_as_long_as_drafts_are_wrong() -> None:
+    times = RowTimes(((1, 0.1), (33, 0.132)))
+    lengths = run(Policy(PassTimes(100_000, times), 15), (0,), 1000, learn=False)
+    rests = [after - at for at, after in pairwise(n for n, length in enumerate(lengths) if length)]
+    assert rests == sorted(rests)
+    assert rests[0] == 1
+    assert rests[-1] > 100
 
 
 def test_a_trial_waits_for_something_to_be_found() -> None:
