@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.resources import files
+from pathlib import Path
+
+import markupsafe._speedups
+from support.served import serving
 
 _HELD = """
 import sys
@@ -31,3 +36,14 @@ print(before, classes())
 def test_classes_are_imported_once_somebody_wants_one() -> None:
     done = subprocess.run([sys.executable, "-c", _HELD], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("(False, False) (True, True)\n", "")
+
+
+def test_a_server_does_without_the_classes() -> None:
+    """They render templates by jinja2, whose library would be mapped."""
+    library = Path(markupsafe._speedups.__file__).name
+    model = files("flexinfer") / "data" / "shakespeare.gguf"
+    with serving(model, "--ctx", 128, "--weight-memory", "2MiB") as served:
+        served.complete(prompt="O", n_predict=2)
+        maps = Path(f"/proc/{served.process.pid}/maps").read_text()
+    assert "libllama" in maps
+    assert library not in maps

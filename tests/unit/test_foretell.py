@@ -63,6 +63,7 @@ def test_what_costs_more_leaves_less_for_weights(tiny_model: TinyModel) -> None:
     assert total(n_ctx=2048) > base
     assert total(type_k=8) < base
     assert total(type_k=8, type_v=8, flash_attn=True) < total(type_k=8)
+    assert total(flash_attn=None) == total(flash_attn=True) < base
     rows = 32000 * 4
     assert total(logits_all=True) == base + rows * (512 + 512)
     assert total(logits_all=True, n_batch=64, n_ubatch=64) == total(
