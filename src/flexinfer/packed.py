@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from flexinfer.errors import RequestError, UnsupportedError
+from flexinfer.errors import ReadError, RequestError, UnsupportedError
 from flexinfer.gguf.catalogue import Catalogue
 from flexinfer.gguf.packed_file import MARK, names_of_packed
 from flexinfer.gguf.source import FileSource
-from flexinfer.gguf.types import TensorInfo, shard_names
+from flexinfer.gguf.types import TensorInfo, paths_to_write
 from flexinfer.llama import Llama
 from flexinfer.memory.pages import address_of
 from flexinfer.seam import Packing
@@ -48,7 +48,8 @@ def pack(
     Raises:
         ModelFileError, ModelNotFoundError, BudgetError: the model cannot be run here.
         UnsupportedError: this processor packs none of its weights.
-        RequestError: no room for it, or it would replace the model.
+        ReadError: the drive failed, or the model was cut short meanwhile.
+        RequestError: no room for it, no name, or it would replace the model.
         OSError: it cannot be written.
     """
     # Only its graphs show which weights are.
@@ -95,9 +96,7 @@ def _write(model: str, packed: Sequence[_Packed], path: Path, report: _Report) -
 
 
 def _paths(catalogue: Catalogue, out: Path) -> tuple[Path, ...]:
-    count = len(catalogue.paths)
-    stem = out.name.removesuffix(".gguf")
-    paths = tuple(map(out.with_name, shard_names(stem, count))) if count > 1 else (out,)
+    paths = paths_to_write(out, len(catalogue.paths))
     free, size = shutil.disk_usage(out.parent).free, sum(catalogue.sizes)
     if size > free:
         raise RequestError(
@@ -134,6 +133,12 @@ def _groups(info: TensorInfo) -> Iterator[tuple[int, int]]:
 
 
 def _read(source: FileSource, start: int, stop: int) -> Iterator[bytes]:
-    while start < stop and (piece := source.read_at(start, min(stop - start, _CHUNK))):
+    while start < stop:
+        piece = source.read_at(start, min(stop - start, _CHUNK))
+        if not piece:
+            raise ReadError(
+                f"{source.name} ended at byte {start} of {source.size} while it was packed; leave "
+                "it alone meanwhile, and pack it again"
+            )
         yield piece
         start += len(piece)

@@ -282,6 +282,31 @@ def test_nobody_takes_it_for_a_model(copy: Path) -> None:
         Llama(str(copy), verbose=False)
 
 
+@pytest.mark.parametrize("kept", [0.5, 0.999])
+def test_a_model_that_is_cut_short_meanwhile_leaves_no_copy(
+    tiny_model: TinyModel, tmp_path: Path, kept: float
+) -> None:
+    """Within what is packed, and behind it."""
+    mine = Path(shutil.copy(tiny_model("tiny-moe", "q4_0"), tmp_path / "model.gguf"))
+
+    def cut_once(done: int, total: int) -> None:
+        os.truncate(mine, int(total * kept))
+
+    with pytest.raises(ReadError, match=r"ended at byte \d+ of \d+ while it was packed"):
+        flexinfer.pack(mine, tmp_path / "copy", progress=cut_once)
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_a_name_that_is_none(model: Path, tmp_path: Path) -> None:
+    split = write_model("tiny-llama", tmp_path / "m.gguf", "q4_0", split=2)[0]
+    for path in (model, split):
+        with pytest.raises(RequestError, match="is no name of a file"):
+            flexinfer.pack(path, "")
+        refused = command("pack", path, "")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr == "flexinfer: '.' is no name of a file; give one, as model.gguf\n"
+
+
 @pytest.mark.parametrize(
     ("out", "error", "words"),
     [

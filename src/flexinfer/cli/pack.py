@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from flexinfer.cli.streams import say
-from flexinfer.cli.writing import progress, require_free
-from flexinfer.errors import RequestError
+from flexinfer.cli.writing import progress, require_free, writing
 from flexinfer.sizes import format_size
 from flexinfer.text import one_line
 
@@ -27,10 +26,7 @@ def command(model: str, out: Path, force: bool) -> None:
     from flexinfer.packed import pack
 
     require_free(out, len(runnable(model).paths), force)
-    try:
-        with progress("packing") as report:
-            paths = pack(model, out, progress=report)
-    except OSError as error:
-        raise RequestError(f"{out} cannot be written: {error.strerror}") from error
+    with writing(out), progress("packing") as report:
+        paths = pack(model, out, progress=report)
     for path in paths:
         say(f"{one_line(path)}  {format_size(path.stat().st_size)}")

@@ -8,8 +8,7 @@ import click
 
 from flexinfer.cli.numbers import Count
 from flexinfer.cli.streams import say
-from flexinfer.cli.writing import progress, require_free
-from flexinfer.errors import RequestError
+from flexinfer.cli.writing import progress, require_free, writing
 from flexinfer.sizes import format_size
 from flexinfer.text import one_line
 
@@ -37,11 +36,8 @@ def command(
     require_free(out, split or 1, force)
     from flexinfer.synth.write import write_model
 
-    try:
-        with progress("writing") as report:
-            paths = write_model(preset, out, quant, seed=seed, split=split, progress=report)
-    except OSError as error:
-        raise RequestError(f"{out} cannot be written: {error.strerror}") from error
+    with writing(out), progress("writing") as report:
+        paths = write_model(preset, out, quant, seed=seed, split=split, progress=report)
     for path in paths:
         say(f"{one_line(path)}  {format_size(path.stat().st_size)}")
 

@@ -1,4 +1,4 @@
-"""What commands that write a model share: whether its names are free, and how far they are."""
+"""What commands that write a model share: names that are free, how far they are, what failed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flexinfer.errors import RequestError
-from flexinfer.gguf.types import shard_names
+from flexinfer.errors import FlexInferError, RequestError
+from flexinfer.gguf.types import paths_to_write
 
 
 def require_free(out: Path, count: int, force: bool) -> None:
@@ -19,17 +19,28 @@ def require_free(out: Path, count: int, force: bool) -> None:
         force: replace it.
 
     Raises:
-        RequestError: there is one, or a file of one.
+        RequestError: there is one, or a file of one; or `out` has no name.
     """
-    names = [out.name]
-    if count > 1:
-        names = shard_names(out.name.removesuffix(".gguf"), count)
-    for name in names:
-        taken = out.with_name(name)
+    for taken in paths_to_write(out, count):
         if taken.exists() and not force:
             raise RequestError(
                 f"{taken} is there already; give another name, or --force to replace it"
             )
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Say of an error of the drive that `out` cannot be written.
+
+    Raises:
+        RequestError: so.
+    """
+    try:
+        yield
+    except FlexInferError:
+        raise  # what could not be read is no error of what is written
+    except OSError as error:
+        raise RequestError(f"{out} cannot be written: {error.strerror}") from error
 
 
 @contextmanager

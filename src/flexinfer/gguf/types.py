@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
+
+from flexinfer.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ def shard_names(stem: str, count: int) -> list[str]:
     Source: ``llama_split_path`` of llama.cpp.
     """
     return [f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
+def paths_to_write(out: Path, count: int) -> tuple[Path, ...]:
+    """Where the `count` files of a model written to `out` go: more than one have numbers.
+
+    Raises:
+        RequestError: `out` has no name.
+    """
+    if not out.name:
+        raise RequestError(f"{str(out)!r} is no name of a file; give one, as model.gguf")
+    if count == 1:
+        return (out,)
+    return tuple(map(out.with_name, shard_names(out.name.removesuffix(".gguf"), count)))
 
 
 U32, BOOL, STRING, ARRAY = 4, 7, 8, 9

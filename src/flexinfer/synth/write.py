@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from flexinfer.errors import RequestError
-from flexinfer.gguf.types import QUANT_TYPES, shard_names
+from flexinfer.gguf.types import QUANT_TYPES, paths_to_write
 from flexinfer.sizes import format_size
 from flexinfer.synth.blocks import QUANTS, Bytes, fill
 from flexinfer.synth.shapes import PRESETS, RandomWeight, Shape, weights
@@ -45,7 +45,7 @@ def write_model(
     and their total. Files appear under their names once they are complete.
 
     Raises:
-        RequestError: an unknown preset or quantisation, more shards than tensors, or no room.
+        RequestError: unknown preset or quantisation, no name, more shards than tensors, no room.
         OSError: a file cannot be written.
     """
     shape = _shape(preset)
@@ -54,7 +54,7 @@ def write_model(
     kind = next(t for t in QUANT_TYPES.values() if t.name == quant)
     found = weights(shape, kind, blank=EOS)
     groups = _divide(found, split or 1)
-    paths = _names(Path(out), split)
+    paths = paths_to_write(Path(out), split or 1)
     total = sum(weight.nbytes for weight in found)
     _require_room(paths[0].parent, total)
     name = preset if isinstance(preset, str) else "synthetic"
@@ -96,12 +96,6 @@ def _divide(found: Sequence[RandomWeight], shards: int) -> list[Sequence[RandomW
         raise RequestError(f"{len(found)} tensors cannot be split into {shards} shards")
     bounds = [len(found) * i // shards for i in range(shards + 1)]
     return [found[a:b] for a, b in pairwise(bounds)]
-
-
-def _names(out: Path, split: int | None) -> tuple[Path, ...]:
-    if not split:
-        return (out,)
-    return tuple(map(out.with_name, shard_names(out.name.removesuffix(".gguf"), split)))
 
 
 def _require_room(folder: Path, nbytes: int) -> None:

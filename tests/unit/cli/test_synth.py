@@ -50,3 +50,5 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     assert isinstance(unknown.exception, RequestError)
     nowhere = runner.invoke(command, ["tiny-llama", str(tmp_path / "no" / "x.gguf")])
     assert isinstance(nowhere.exception, RequestError)
+    nameless = runner.invoke(command, ["tiny-llama", ""])
+    assert isinstance(nameless.exception, RequestError)
