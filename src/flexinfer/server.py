@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from flexinfer.engine.process_one import end_as_process_one
 from flexinfer.errors import EngineError, RequestError, UnsupportedError
 from flexinfer.kinds import path as path_of
 from flexinfer.kinds import plain
@@ -85,6 +86,7 @@ class Server:
         words = [f"--{name}={value}" for name, value in given.items() if value is not None]
         arguments = [*words, *_words(options), "--", path, *verbosity, *told["flags"]]
         shown = _Shown() if on_progress is None else None
+        end_as_process_one()
         try:
             self._child = Child(arguments, environment, on_progress or shown)  # type: ignore[arg-type]
         finally:

@@ -308,6 +308,35 @@ def test_a_script_as_process_one_ends(
     assert b"Traceback" not in said
 
 
+_SERVING = """
+import sys
+import time
+from flexinfer import Server
+with Server(sys.argv[1], memory="130MiB") as server:
+    print(server.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_script_with_a_server_as_process_one_ends(
+    tiny_model: TinyModel, process_one: tuple[str, ...]
+) -> None:
+    with subprocess.Popen(
+        [*process_one, sys.executable, "-c", _SERVING, str(tiny_model("tiny-llama"))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        os.kill(_child(process), signal.SIGTERM)
+        guard = threading.Timer(30, process.kill)
+        guard.start()
+        _, said = process.communicate()
+        guard.cancel()
+    assert process.returncode == 143, said
+    assert b"Traceback" not in said
+
+
 def test_a_download_of_process_one_ends(
     process_one: tuple[str, ...], fake_hub: FakeHub, tmp_path: Path
 ) -> None:

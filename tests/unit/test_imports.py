@@ -70,7 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": BELOW
     | {"", "engine", "binding", "hub", "foretell", "llama", "chat", "show", "synth", "bench"}
     | {"packed", "planned", "serve", "batch", "speculate", "workers"},
-    "server": {"kinds", "serve.child", "serve.said"},
+    "server": {"engine.process_one", "kinds", "serve.child", "serve.said"},
     "": {"llama", "packed", "planned", "server"},
     "__main__": {"cli"},
 }
