@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
@@ -73,3 +77,34 @@ def test_whoever_leaves_leaves_nothing_behind(server: Served) -> None:
     assert after[0] <= before[0]
     assert after[1] <= before[1]
     assert KEY not in server.log
+
+
+def test_a_large_request_has_its_turn_while_small_ones_keep_coming(server: Served) -> None:
+    """Of the memory in which requests are read: small ones never leave enough for it."""
+
+    def sized(share: float, **body: object) -> dict[str, object]:
+        return {**body, "padding": "x" * int(share * kept * len(json.dumps(huge)) / taken)}
+
+    huge = {"content": "x" * 1_000_000}
+    said = server.post("/tokenize", huge)[1]["error"]["message"]
+    taken, kept = map(int, re.findall(r"\d+", said)[:2])
+    over, answered = threading.Event(), 0
+
+    def ask() -> None:
+        nonlocal answered
+        for _ in range(10):
+            if not over.is_set():
+                server.complete(**sized(0.2, prompt=[3], n_predict=32, ignore_eos=True))
+                answered += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        while answered < 4:
+            time.sleep(0.01)
+        status, _ = server.post("/tokenize", sized(0.9, content="x"))
+        before = answered
+        over.set()
+        for each in asking:
+            each.result()
+    assert status == 200
+    assert before < 20
