@@ -249,6 +249,7 @@ def test_what_is_no_packed_copy_of_it_is_refused(
     with pytest.raises(ModelFileError, match=words) as refused:
         opener(model, "1MiB", copy)({"n_ctx": 64})
     assert str(copy) in str(refused.value)
+    assert str(refused.value).endswith("; write it again with flexinfer pack")
     assert "\n" not in str(refused.value)
 
 

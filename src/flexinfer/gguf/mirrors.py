@@ -129,12 +129,13 @@ def _compare(catalogue: Catalogue, source: FileSource, copy: FileSource) -> froz
         plain = [tensor for tensor in tensors if tensor.name not in packed]
         weights = (one for tensor in plain for one in _ends(tensor))
     start = 0 if packed is None else len(MARK)
+    again = "copy the model again" if packed is None else "write it again with flexinfer pack"
     for what, ranges in (("header", _blocks(start, header)), ("weights", weights)):
         for offset, nbytes in ranges:
             if _read(source, offset, nbytes) != _read(copy, offset, nbytes):
                 raise ModelFileError(
                     f"{copy.name} is no copy of {source.name}: its {what} differ between bytes "
-                    f"{offset} and {offset + nbytes}; copy the model again"
+                    f"{offset} and {offset + nbytes}; {again}"
                 )
     return packed or frozenset()
 
