@@ -20,12 +20,13 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
         durable: once it has its name it also survives a loss of power.
 
     Raises:
-        OSError: `path` is a folder, device or pipe; or the file cannot be renamed, or not be
-            brought to the drive.
+        OSError: `path` is a folder, device, pipe or a link to itself; or the file cannot be
+            renamed, or not be brought to the drive.
     """
-    path = path.resolve()
-    # Renaming would put a file in the place of a device, for every program of the machine.
-    if path.exists() and not path.is_file():
+    path = Path(os.path.realpath(path))
+    # Renaming would put a file in the place of a device, for every program of the machine. A link
+    # that is still one names itself.
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:

@@ -174,12 +174,14 @@ def _lead() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-@pytest.mark.parametrize("place", ["none/s.json", "folder", "null", "long"])
+@pytest.mark.parametrize("place", ["none/s.json", "folder", "null", "long", "loop", "pipe"])
 def test_a_session_that_could_not_be_written_is_refused_at_once(
     tiny_model: TinyModel, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "null").symlink_to("/dev/null")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
     name = "x" * 300 if place == "long" else place
     done = subprocess.run(
         [*FLEXINFER, "chat", "hf:nobody/nothing", "--session", str(tmp_path / name)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -156,7 +157,8 @@ def test_what_is_no_state_file_is_refused(llm: Llama, tmp_path: Path) -> None:
     damaged = (whole[:-1000], whole[:-1], whole[:5000] + b"x" + whole[5001:], b"", b"no state")
     for number, content in enumerate(damaged):
         (tmp_path / f"{number}").write_bytes(content)
-    for name in ("0", "1", "2", "3", "4", "missing", "."):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("0", "1", "2", "3", "4", "missing", ".", "pipe", "/dev/zero"):
         wrong = tmp_path / name
         with pytest.raises(RequestError, match="no state of this model"):
             llm.load_state_file(wrong)

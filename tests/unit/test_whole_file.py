@@ -74,11 +74,13 @@ def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
     pipe, folder = tmp_path / "pipe", tmp_path / "folder"
     os.mkfifo(pipe)
     folder.mkdir()
-    for path in (pipe, folder):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path in (pipe, folder, loop):
         with pytest.raises(OSError, match="no regular file"), whole_file(path):
             pytest.fail("it is not to be written")
     assert pipe.is_fifo()
-    assert sorted(tmp_path.iterdir()) == [folder, pipe]
+    assert sorted(tmp_path.iterdir()) == [folder, loop, pipe]
 
 
 def test_what_a_link_names_is_written(tmp_path: Path) -> None:

@@ -184,6 +184,9 @@ def _kernels_of(path: Path) -> str:
 
 def _is_whole(path: Path) -> bool:
     try:
+        # Opening a pipe waits for whoever writes to it, and a device need not end.
+        if not path.is_file():
+            return False
         nbytes = path.stat().st_size - _TRAILER + _KERNELS
         with open(path, "rb") as file:
             file.seek(max(nbytes, 0))

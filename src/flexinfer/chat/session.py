@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,9 @@ class SessionFile:
     def check(self) -> None:
         """Raise `RequestError` where a session could not be written later."""
         try:
-            if self.path.exists() and not stat.S_ISREG(self.path.stat().st_mode):
+            # A link that is still one names itself.
+            found = self.path.exists() or self.path.is_symlink()
+            if found and not self.path.is_file():
                 raise RequestError(
                     f"{self.path} is no file that could hold a session; give another"
                 )
