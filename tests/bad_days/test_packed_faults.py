@@ -9,12 +9,12 @@ import pytest
 from support.decoding_bits import answer
 from support.faulty_drive import FaultyDrive
 from support.model_drive import holding
+from support.packed import require_packed_kernels
 from support.tiny_model import TinyModel
 
 import flexinfer
 from flexinfer import Llama
 from flexinfer.errors import ReadError
-from flexinfer.native.packing import packer
 from flexinfer.reading.drives import Drives
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -55,8 +55,7 @@ def case(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Case]:
-    if packer() is None:
-        pytest.skip("this processor's ggml has no packed kernels")
+    require_packed_kernels()
     # Both drives take of each other's work, however fast they are.
     monkeypatch.setattr(Drives, "portion", lambda drives, drive, outstanding, most: most)
     model = tiny_model(request.param, "q4_0")

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 from support.api_calls import write_adapter
 from support.command import flexinfer
+from support.packed import require_packed_kernels
 from support.projector import write_projector
 from support.served import serving
 from support.tiny_model import TinyModel
@@ -464,6 +465,7 @@ def _demo(asked: Asked) -> None:
 
 @check("pack", "--force")
 def _pack(asked: Asked) -> None:
+    require_packed_kernels()
     out = asked.folder / "copy"
     model = Asked("synth", asked.model, asked.folder)
     quantised = asked.folder / "q4_0.gguf"

@@ -11,13 +11,14 @@ import pytest
 from support.architectures import tiny
 from support.architectures.comparing import compare, groups
 from support.decoding import Logits, Scenario, decode, decode_all, decode_plainly
+from support.packed import require_packed_kernels
 from support.quantised import FTYPES, quantised
 from support.real_model import real_model
 from support.tiny_model import TinyModel
 
 from flexinfer import Llama
 from flexinfer.errors import ReadError
-from flexinfer.native.packing import Packing, other_buffer_types, packer
+from flexinfer.native.packing import Packing, other_buffer_types
 from flexinfer.planning.expert_slots import Needs
 
 SCENARIOS = (
@@ -33,8 +34,7 @@ _KINDS = ("deepseek2-moe", "qwen3next-moe", "gemma3n-dense", "t5-dense", "dream-
 
 @pytest.fixture(scope="module", autouse=True)
 def packs() -> None:
-    if packer() is None:
-        pytest.skip("this processor's ggml has no packed kernels")
+    require_packed_kernels()
     if others := other_buffer_types():
         pytest.skip(f"stock llama.cpp computes in {', '.join(others)} here, which is never used")
 

@@ -13,6 +13,7 @@ import pytest
 from support.architectures import tiny
 from support.command import flexinfer as command
 from support.decoding import Scenario, decode_all, decode_plainly
+from support.packed import require_packed_kernels
 from support.quantised import FTYPES, quantised
 from support.real_model import real_model
 from support.served import serving
@@ -30,7 +31,7 @@ from flexinfer.errors import (
 from flexinfer.gguf.catalogue import read_catalogue
 from flexinfer.gguf.header import MAGIC
 from flexinfer.gguf.packed_file import MARK
-from flexinfer.native.packing import Packing, packer
+from flexinfer.native.packing import Packing
 from flexinfer.planning.expert_slots import Needs
 from flexinfer.synth.write import write_model
 
@@ -41,8 +42,7 @@ SCENARIOS = (Scenario(prompts=(40,)), Scenario(prompts=(1, 2, 33), ubatch=32, fl
 
 @pytest.fixture(scope="module", autouse=True)
 def packs() -> None:
-    if packer() is None:
-        pytest.skip("this processor's ggml has no packed kernels")
+    require_packed_kernels()
 
 
 @pytest.fixture

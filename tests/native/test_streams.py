@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 from support.command import FLEXINFER, in_shell
+from support.packed import require_packed_kernels
 from support.terminals import TERMINALS
 from support.tiny_model import TinyModel
 
@@ -21,6 +22,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "demo": ("-n", "4"),
     "doctor": (),
     "bench": ("MODEL", "--out", "FOLDER", "--report-only"),
+    "pack": ("QUANTISED", "COPY", "--force"),
     "synth": (),
 }
 # What a command writes before it is done; `bench` has nothing to report here.
@@ -36,9 +38,14 @@ def test_each_command_is_here() -> None:
 
 
 @pytest.fixture
-def words(tiny_model: TinyModel, tmp_path: Path) -> dict[str, tuple[str, ...]]:
+def words(
+    tiny_model: TinyModel, tmp_path: Path, request: pytest.FixtureRequest
+) -> dict[str, tuple[str, ...]]:
     """The words of each command."""
+    if "name" in request.fixturenames and request.getfixturevalue("name") == "pack":
+        require_packed_kernels()
     known = {"MODEL": str(tiny_model("tiny-llama")), "FOLDER": str(tmp_path)}
+    known |= {"QUANTISED": str(tiny_model("tiny-llama", "q4_0")), "COPY": str(tmp_path / "copy")}
     return {
         name: (name, *(known.get(word, word) for word in some)) for name, some in _WORDS.items()
     }
