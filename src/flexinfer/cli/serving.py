@@ -94,8 +94,7 @@ def _kernels(
     from flexinfer.rates.kernels import kernels_for
     from flexinfer.workers.endpoint import plain_over
 
-    packed = [mirror for mirror in copies if mirror.packed]
-    return kernels_for(catalogue, machine, plain_over(rpc, repack), packed)
+    return kernels_for(catalogue, machine, plain_over(rpc, repack), copies)
 
 
 def _placed(

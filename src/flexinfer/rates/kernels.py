@@ -31,21 +31,22 @@ def kernels_for(
     catalogue: Catalogue,
     machine: Machine,
     repack: bool | None,
-    packed: Sequence[Mirror] = (),
+    mirrors: Sequence[Mirror] = (),
 ) -> Kernels:
     """The set that was asked for with `repack`, else the faster one on all cores of the machine.
 
     Measured once, within half a second, and remembered for a model's files and the processor, so
     that it does not change from one day to the next, nor with how many threads somebody asks for.
-    Copies that are `packed` are for one set only.
+    Of the `mirrors` packed ones are for one set only.
 
     Raises:
         RequestError: the other one was asked for.
     """
-    if packed:
+    packed = next((mirror for mirror in mirrors if mirror.packed), None)
+    if packed is not None:
         if repack is False:
             raise RequestError(
-                f"{packed[0].paths[0]} is packed for kernels that are not used without repacking, "
+                f"{packed.paths[0]} is packed for kernels that are not used without repacking, "
                 "nor with workers; leave it out, or let weights be repacked"
             )
         return Kernels.PACKED
