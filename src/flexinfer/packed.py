@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,8 +16,7 @@ from flexinfer.gguf.types import TensorInfo, paths_to_write
 from flexinfer.llama import Llama
 from flexinfer.memory.pages import address_of
 from flexinfer.seam import Packing
-from flexinfer.sizes import format_size
-from flexinfer.whole_file import whole_file
+from flexinfer.whole_file import require_room, whole_file
 
 _CHUNK = 8 << 20
 # A multiple of the rows that any kernels interleave.
@@ -97,12 +95,7 @@ def _write(model: str, packed: Sequence[_Packed], path: Path, report: _Report) -
 
 def _paths(catalogue: Catalogue, out: Path) -> tuple[Path, ...]:
     paths = paths_to_write(out, len(catalogue.paths))
-    free, size = shutil.disk_usage(out.parent).free, sum(catalogue.sizes)
-    if size > free:
-        raise RequestError(
-            f"the copy has {format_size(size)} but {out.parent} has {format_size(free)} free; "
-            "choose another folder"
-        )
+    require_room(out.parent, "the copy", sum(catalogue.sizes), "choose another folder")
     for path in paths:
         if any(path.exists() and path.samefile(other) for other in catalogue.paths):
             raise RequestError(f"{path} is the model itself; give the copy another name")

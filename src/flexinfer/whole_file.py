@@ -6,8 +6,12 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from flexinfer.errors import RequestError
+from flexinfer.sizes import format_size
 
 
 @contextlib.contextmanager
@@ -38,6 +42,20 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
             _to_drive(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_room(folder: Path, what: str, nbytes: int, todo: str) -> None:
+    """Refuse to write so many bytes of `what` where the drive has no room; `todo`: what to do.
+
+    Raises:
+        RequestError: there is none.
+        OSError: there is no such folder.
+    """
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise RequestError(
+            f"{what} has {format_size(nbytes)} but {folder} has {format_size(free)} free; {todo}"
+        )
 
 
 def _to_drive(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +12,10 @@ import numpy as np
 
 from flexinfer.errors import RequestError
 from flexinfer.gguf.types import QUANT_TYPES, paths_to_write
-from flexinfer.sizes import format_size
 from flexinfer.synth.blocks import QUANTS, Bytes, fill
 from flexinfer.synth.shapes import PRESETS, RandomWeight, Shape, weights
 from flexinfer.synth.vocabulary import BOS, CHAT_TEMPLATE, EOS, vocabulary
-from flexinfer.whole_file import whole_file
+from flexinfer.whole_file import require_room, whole_file
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -56,7 +54,8 @@ def write_model(
     groups = _divide(found, split or 1)
     paths = paths_to_write(Path(out), split or 1)
     total = sum(weight.nbytes for weight in found)
-    _require_room(paths[0].parent, total)
+    todo = "choose another folder or a smaller preset"
+    require_room(paths[0].parent, "the model", total, todo)
     name = preset if isinstance(preset, str) else "synthetic"
     report = _Report(progress, total)
     seeds = iter(np.random.SeedSequence(seed).spawn(len(found)))
@@ -96,15 +95,6 @@ def _divide(found: Sequence[RandomWeight], shards: int) -> list[Sequence[RandomW
         raise RequestError(f"{len(found)} tensors cannot be split into {shards} shards")
     bounds = [len(found) * i // shards for i in range(shards + 1)]
     return [found[a:b] for a, b in pairwise(bounds)]
-
-
-def _require_room(folder: Path, nbytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        raise RequestError(
-            f"the model has {format_size(nbytes)} but {folder} has {format_size(free)} free; "
-            "choose another folder or a smaller preset"
-        )
 
 
 def _bare(shape: Shape) -> GGUFWriter:
