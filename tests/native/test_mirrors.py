@@ -45,8 +45,11 @@ def test_bits_are_those_of_one_drive(tiny_model: TinyModel, tmp_path: Path, pres
     with open_tiny(model) as alone:
         expected = answer(alone)
     with mirrored(model, *copies) as llm:
-        for _ in range(3):
+        for number in range(20):
             assert answer(llm) == expected
+            # On a busy machine two drives may have read all of it before the third begins.
+            if number > 1 and all(use.bytes_read > 0 for use in llm.drives):
+                break
         assert llm.plan.streamed_bytes > 0
         uses = llm.drives
         assert [use.path for use in uses] == [str(path) for path in (model, *copies)]
